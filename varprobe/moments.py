@@ -1,0 +1,138 @@
+"""Numbers that sum up a tensor, in float64, exactly mergeable: over batches, draws and ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moments:
+    """Moments of the finite elements of a tensor, in float64, exactly mergeable.
+
+    Parameters
+    ----------
+    numel : int
+        Elements looked at, the non-finite ones included.
+    mean : float
+        Mean of the finite elements, in the signal's unit a.
+    m2 : float
+        Sum of squared deviations of the finite elements from their mean, in a².
+    abs_max : float
+        Largest magnitude among the finite elements, in a.
+    zeros : int or None
+        Exact zeros; None if they were not counted.
+    nan, inf : int
+        Elements that are NaN or infinite.
+
+    References
+    ----------
+    Chan, Golub, LeVeque (1979), Updating Formulae and a Pairwise Algorithm for Computing Sample
+    Variances, eq. 2.1 (the merge).
+    """
+
+    numel: int
+    mean: float
+    m2: float
+    abs_max: float
+    zeros: int | None = None
+    nan: int = 0
+    inf: int = 0
+
+    @property
+    def nonfinite(self) -> int:
+        """Elements that are NaN or infinite."""
+        return self.nan + self.inf
+
+    @property
+    def finite(self) -> int:
+        """Elements that the moments are over."""
+        return self.numel - self.nonfinite
+
+    @property
+    def variance(self) -> float:
+        """Mean squared deviation from the mean (correction 0), in a²; NaN if nothing is finite."""
+        return self.m2 / self.finite if self.finite else math.nan
+
+    @property
+    def second_moment(self) -> float:
+        """Mean of squares, E[x²], in a²; NaN if nothing is finite."""
+        return self.variance + self.mean * self.mean
+
+    @property
+    def zero_fraction(self) -> float:
+        """Share of exact zeros among all elements; NaN if they were not counted."""
+        return math.nan if self.zeros is None or not self.numel else self.zeros / self.numel
+
+    def merge(self, other: Moments) -> Moments:
+        """Return the moments of both sets of elements together."""
+        first, second = self.finite, other.finite
+        total = first + second
+        zeros = None if self.zeros is None or other.zeros is None else self.zeros + other.zeros
+        # A side without finite elements has no mean to speak of, and none that may count.
+        delta = other.mean - self.mean if first and second else 0.0
+        start = self if first else other
+        return Moments(
+            numel=self.numel + other.numel,
+            mean=start.mean + delta * (second / max(total, 1)),
+            m2=self.m2 + other.m2 + delta * delta * (first * (second / max(total, 1))),
+            abs_max=max(self.abs_max, other.abs_max),
+            zeros=zeros,
+            nan=self.nan + other.nan,
+            inf=self.inf + other.inf,
+        )
+
+
+def merge_exponents(
+    first: Mapping[int, int] | None, second: Mapping[int, int] | None
+) -> dict[int, int] | None:
+    """Add two histograms over powers of two; None if either was not taken."""
+    if first is None or second is None:
+        return None
+    return {e: first.get(e, 0) + second.get(e, 0) for e in sorted({*first, *second})}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearInput:
+    """What a Linear or ConvNd received: enough to predict its output without any theory.
+
+    Given the input, the outputs of a layer with independent weights of second moment w² have the
+    expected second moment w² · energy + b². It scatters as a chi-square whose degrees of freedom
+    are fan-out × ``effective_samples`` (see `varprobe.analysis`).
+
+    Parameters
+    ----------
+    second_moment : float
+        E[x²] of the input elements, in a².
+    energy : float
+        Mean over the output positions of Σ x² over the fan-in window, zero padding included, in a².
+    effective_samples : float
+        (tr G)² / tr G² of the Gram matrix G of the windows: how many independent samples the
+        positions are worth, between 1 and their number.
+    positions : int
+        Output positions, samples of the batch included.
+    """
+
+    second_moment: float
+    energy: float
+    effective_samples: float
+    positions: int
+
+
+def merge_linear_inputs(
+    first: LinearInput | None, second: LinearInput | None
+) -> LinearInput | None:
+    """Pool what two batches brought to one layer; None if either was not summed up."""
+    if first is None or second is None:
+        return None
+    positions = first.positions + second.positions
+    share = second.positions / max(positions, 1)
+    return LinearInput(
+        second_moment=first.second_moment + (second.second_moment - first.second_moment) * share,
+        energy=first.energy + (second.energy - first.energy) * share,
+        # The batches met the same weights and may be alike: the larger number is a lower bound of
+        # what both are worth, so that no significance is overstated.
+        effective_samples=max(first.effective_samples, second.effective_samples),
+        positions=positions,
+    )
