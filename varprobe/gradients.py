@@ -1,0 +1,210 @@
+"""Tap the gradient of a tensor without changing how autograd runs.
+
+Hooks sit on the tensors themselves. Module backward hooks wrap a module's inputs and outputs in an
+autograd function of their own, which breaks every in-place operation on them.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch.utils.hooks import RemovableHandle
+
+from varprobe.statistics.quiet import quiet
+
+OnGradient = Callable[[Sequence[object], torch.Tensor, int], None]
+"""Called with the labels of a tensor, its gradient, and the index of the backward pass."""
+
+
+class RootForward:
+    """One forward of the root module: it numbers the backward passes that reach it.
+
+    A global number would grow with the steps of a training loop, and a record with it.
+    """
+
+    __slots__ = ("__weakref__", "_passes")
+
+    def __init__(self) -> None:
+        self._passes: dict[int, int] = {}
+
+    def number(self, graph_task: int) -> int:
+        """Return the index of a graph task among those that reached this forward."""
+        return self._passes.setdefault(graph_task, len(self._passes))
+
+
+class AnyForward(RootForward):
+    """Stands for all forwards at once: a parameter's gradient belongs to no single one."""
+
+    __slots__ = ()
+
+    def number(self, graph_task: int) -> int:  # noqa: ARG002
+        """Return 0: all passes are pooled."""
+        return 0
+
+
+class GradientTaps:
+    """All taps of one probe, removable at once while their graphs are still alive."""
+
+    def __init__(self, on_gradient: OnGradient) -> None:
+        self.on_gradient = on_gradient
+        self.active = True
+        self._handles: weakref.WeakSet[_Handle] = weakref.WeakSet()
+        self._leaf_handles: dict[object, RemovableHandle] = {}
+        self._last: tuple[weakref.ref[torch.Tensor], object, _Tap] | None = None
+
+    def tap(self, tensor: torch.Tensor, label: object, forward: RootForward) -> None:
+        """Call ``on_gradient(labels, gradient, pass)`` whenever the tensor's gradient arrives.
+
+        The gradient is that of the tensor as it is now: what is done to it in place later comes
+        after.
+        """
+        if self._joins_last(tensor, label, forward):
+            return
+        tap = _Tap(self, label, forward)
+        handle = _hook(tensor, tap)
+        if tensor.is_leaf:
+            # The tensor outlives its graph (a module that returns a Parameter): one hook each.
+            old = self._leaf_handles.pop(label, None)
+            if old is not None:
+                old.remove()
+            self._leaf_handles[label] = handle
+        else:
+            self._keep(tensor, handle)
+        self._last = (weakref.ref(tensor), _identify(tensor), tap)
+        base = _find_base(tensor)
+        if base is not None:
+            self._keep(base, _hook(base, _BaseTap(tap, tensor, base)))
+
+    def remove(self) -> None:
+        """Take off every hook, also those on graphs that the user still holds."""
+        self.active = False
+        for kept in list(self._handles):
+            kept.remove()
+        for handle in self._leaf_handles.values():
+            handle.remove()
+        self._leaf_handles.clear()
+        self._last = None
+
+    def _joins_last(self, tensor: torch.Tensor, label: object, forward: RootForward) -> bool:
+        # A container returns the tensor of its last child: one hook serves both.
+        if self._last is None or tensor.is_leaf:
+            return False
+        last, version, tap = self._last
+        if last() is not tensor or version != _identify(tensor) or tap.forward is not forward:
+            return False
+        tap.labels.append(label)
+        return True
+
+    def _keep(self, tensor: torch.Tensor, handle: RemovableHandle) -> None:
+        # The handle lives exactly as long as the node of the graph that its hook sits on.
+        kept = _Handle(handle)
+        self._handles.add(kept)
+        node = tensor.grad_fn
+        assert node is not None
+        metadata: dict[str, list[_Handle]] = node.metadata  # type: ignore[assignment]
+        metadata.setdefault("varprobe", []).append(kept)
+
+
+class _Handle:
+    __slots__ = ("__weakref__", "_handle")
+
+    def __init__(self, handle: RemovableHandle) -> None:
+        self._handle = handle
+
+    def remove(self) -> None:
+        self._handle.remove()
+
+
+class _Tap:
+    """The hook on a tensor. It holds neither the tensor nor, strongly, the probe."""
+
+    __slots__ = ("_outer_task", "_owner", "delivered", "forward", "labels")
+
+    def __init__(self, owner: GradientTaps, label: object, forward: RootForward) -> None:
+        self._owner = weakref.ref(owner)
+        self.forward = forward
+        # A tap set during a backward pass belongs to a checkpoint that computes again; the passes
+        # it sees are parts of the pass that is running now.
+        self._outer_task = torch._C._current_graph_task_id()
+        self.labels = [label]
+        self.delivered: set[int] = set()
+
+    def number_pass(self) -> int:
+        task = self._outer_task
+        return self.forward.number(torch._C._current_graph_task_id() if task == -1 else task)
+
+    def deliver(self, gradient: torch.Tensor, number: int) -> None:
+        owner = self._owner()
+        if owner is not None and owner.active:
+            owner.on_gradient(self.labels, gradient, number)
+
+    def __call__(self, gradient: torch.Tensor) -> None:
+        number = self.number_pass()
+        self.delivered.add(number)
+        self.deliver(gradient, number)
+
+
+class _Region(NamedTuple):
+    size: torch.Size
+    stride: tuple[int, ...]
+    offset: int
+
+
+class _BaseTap:
+    """The hook on the base of a view, for the case that the view's own never fires.
+
+    When a view is modified in place autograd re-roots its graph and drops the hook in silence. The
+    base's gradient from before the modification always arrives, after the view's would have.
+    """
+
+    __slots__ = ("_base_layout", "_region", "_tap", "_version", "_watch")
+
+    def __init__(self, tap: _Tap, view: torch.Tensor, base: torch.Tensor) -> None:
+        self._tap = tap
+        offset = int(view.storage_offset()) - int(base.storage_offset())
+        self._region = _Region(view.size(), view.stride(), offset)
+        self._base_layout = base.size(), base.stride()
+        self._watch, self._version = _watch_version(view), view._version
+
+    def __call__(self, gradient: torch.Tensor) -> None:
+        if self._watch._version == self._version:
+            return
+        number = self._tap.number_pass()
+        if number in self._tap.delivered:
+            return
+        with quiet(gradient), torch.no_grad():
+            size, stride = self._base_layout
+            whole = torch.empty_strided(size, stride, dtype=gradient.dtype, device=gradient.device)
+            part = whole.copy_(gradient).as_strided(*self._region)
+        self._tap.deliver(part, number)
+
+
+def _hook(tensor: torch.Tensor, call: Callable[[torch.Tensor], None]) -> RemovableHandle:
+    handle: RemovableHandle = tensor.register_hook(call)  # type: ignore[no-untyped-call]
+    return handle
+
+
+def _find_base(tensor: torch.Tensor) -> torch.Tensor | None:
+    """Return the tensor of which this one is a view, if an in-place change could lose its hook."""
+    base = tensor._base if tensor._is_view() else None
+    if base is None or not base.requires_grad or base.is_leaf or base.dtype != tensor.dtype:
+        return None
+    if tensor.is_inference() or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return None
+    return base
+
+
+def _identify(tensor: torch.Tensor) -> object:
+    # An in-place operation moves the version; a tensor without one never changes.
+    return None if tensor.is_inference() else tensor._version
+
+
+def _watch_version(tensor: torch.Tensor) -> torch.Tensor:
+    """Return an empty tensor that shares the version counter and keeps no memory alive."""
+    with torch.no_grad(), torch._C.DisableTorchFunction():
+        watch = tensor.detach()
+        watch.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return watch

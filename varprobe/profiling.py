@@ -1,0 +1,221 @@
+"""One-shot experiments: run a model over draws of its weights and record everything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from varprobe.errors import InvalidArgumentError, UnsupportedModelError
+from varprobe.initializers import initialize
+from varprobe.modules import Inputs, Loss, split_inputs, walk_tensors
+from varprobe.preservation import copy_inputs, preserved
+from varprobe.probe import Probe
+from varprobe.recording import Recording, Unobserved
+from varprobe.schema import SIGNALS
+
+Initialization = str | Callable[[nn.Module], object]
+
+_WEIGHTS, _FORWARD, _COTANGENT = range(3)
+"""Streams of random numbers within a draw: what one of them uses up does not move the others, so
+that two initializations are compared under the same dropout masks and the same cotangent."""
+
+
+def profile(
+    model: nn.Module | Callable[[], nn.Module],
+    inputs: Inputs | Callable[[int], Inputs],
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    init: Initialization | None = None,
+    draws: int = 1,
+    seed: int = 0,
+    loss: Loss | bool | None = None,
+    stats: str = "full",
+    run: str = "",
+    compiled: str = "error",
+    progress: Callable[[int], object] | None = None,
+) -> Recording:
+    """Record one forward and one backward pass for each draw of the weights.
+
+    Nothing is left behind: parameters, buffers, gradients, train/eval mode, hooks and random states
+    are as before, also after an exception. The model runs in its own train/eval mode.
+
+    Parameters
+    ----------
+    model : torch.nn.Module or callable
+        A model, or a function without arguments that builds one; it is called once for each draw.
+    inputs : tensor, tuple, mapping or callable
+        A tensor, a tuple of positional arguments, a mapping of keyword arguments, or a function
+        ``draw -> inputs`` for fresh data with each draw.
+    kwargs : mapping, optional
+        Keyword arguments beside a tensor or a tuple.
+    init : str or callable, optional
+        The initialization to draw the weights from: a name that `varprobe.initialize` knows, or a
+        function of a module. None keeps the weights of a model, and those that a builder made.
+    draws : int
+        Samples of the weights, at least 1. A single draw is an anecdote: in a correct He net of
+        width n the log second moment scatters by sqrt(5 l / n) at layer l.
+    seed : int
+        The same seed gives the same numbers.
+    loss : callable, False or None
+        None sends a random cotangent with independent unit-variance elements into every
+        differentiable output, so that the relative growth of gradients is what is measured. A
+        callable maps the output to a scalar. False runs the forward pass only.
+    stats : {"full", "moments"}
+        As in `varprobe.Probe`.
+    run : str
+        Label of the records; the initialization's name if there is one.
+    compiled : {"error", "eager"}
+        As in `varprobe.Probe`.
+    progress : callable, optional
+        Called with the number of finished draws after each.
+
+    Returns
+    -------
+    Recording
+        Activations, gradients, weights and weight gradients of all draws.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If ``draws`` asks for several draws of weights that are kept, or the loss is no
+        differentiable scalar.
+    UnknownNameError
+        If ``init`` is no known name.
+    UnsupportedModelError
+        If the model cannot be observed, or is no module.
+
+    Examples
+    --------
+    >>> import torch, varprobe as vp
+    >>> build = lambda: torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU())
+    >>> recording = vp.profile(build, torch.randn(32, 64), init="kaiming_normal", draws=5)
+    >>> recording
+    <Recording of Sequential: 5 draws, 2 weights, 3 activations, 3 gradients, 2 weight_gradients>
+    """
+    if draws < 1:
+        raise InvalidArgumentError(f"draws={draws}: at least one draw of the weights is needed.")
+    if draws > 1 and init is None and isinstance(model, nn.Module):
+        raise InvalidArgumentError(
+            f"draws={draws} with the weights kept as they are would repeat one draw. Name the "
+            'initialization to draw from (init="default", init="kaiming_normal", …), or give a '
+            "function that builds the model instead of the model."
+        )
+    label = run or (init if isinstance(init, str) else "")
+    recordings = []
+    for draw in range(draws):
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(_derive_seed(seed, draw, _WEIGHTS))
+            built = _build(model)
+        data = inputs(draw) if _is_function(inputs) else inputs
+        probe = Probe(built, stats=stats, signals=SIGNALS, compiled=compiled, run=label, draw=draw)
+        with preserved(built, weights=init is not None):
+            if init is not None:
+                initialize(built, init, seed=_derive_seed(seed, draw, _WEIGHTS))
+            missing = _run_once(probe, built, data, kwargs, loss, seed=seed, draw=draw)
+            recording = probe.recording
+        recordings.append(_annotate(recording, init, seed, loss, missing))
+        if progress is not None:
+            progress(draw + 1)
+    first, *rest = recordings
+    return first.merge(*rest) if rest else first
+
+
+def _is_function(inputs: object) -> bool:
+    return callable(inputs) and not isinstance(inputs, torch.Tensor | Mapping)
+
+
+def _derive_seed(seed: int, draw: int, stream: int) -> int:
+    from numpy.random import SeedSequence
+
+    # Neighbouring seeds give unrelated streams; 63 bits are what every generator of torch takes.
+    return int(SeedSequence((seed, draw, stream)).generate_state(1, "uint64")[0] >> 1)
+
+
+def _build(model: nn.Module | Callable[[], nn.Module]) -> nn.Module:
+    built = model if isinstance(model, nn.Module) else model()
+    if not isinstance(built, nn.Module):
+        raise UnsupportedModelError(
+            f"Expected a torch.nn.Module, or a function without arguments that builds one; got "
+            f"{type(built).__name__}{'' if built is model else ' from the function'}."
+        )
+    if any(tensor.is_meta for tensor in [*built.parameters(), *built.buffers()]):
+        raise UnsupportedModelError(
+            f"{type(built).__name__} is on the meta device and has no values to run with. "
+            "Build it on a real device, or use vp.predict, which needs none."
+        )
+    return built
+
+
+def _run_once(
+    probe: Probe,
+    model: nn.Module,
+    data: Inputs,
+    kwargs: Mapping[str, Any] | None,
+    loss: Loss | bool | None,
+    *,
+    seed: int,
+    draw: int,
+) -> list[Unobserved]:
+    """Run the model under the probe; return why there are no gradients, if there are none."""
+    args, named = copy_inputs(split_inputs(data, kwargs))
+    torch.manual_seed(_derive_seed(seed, draw, _FORWARD))
+    with torch.inference_mode(False), torch.set_grad_enabled(loss is not False), probe:
+        output = model(*args, **named)
+        if loss is False:
+            return []
+        if callable(loss):
+            _check_loss(loss(output)).backward()  # type: ignore[no-untyped-call]
+            return []
+        roots = [tensor for _, tensor in walk_tensors(output) if tensor.requires_grad]
+        if not roots:
+            reason = "gradient: no output is differentiable, so none was sent back"
+            return [Unobserved(module="", reason=reason)]
+        generator = torch.Generator().manual_seed(_derive_seed(seed, draw, _COTANGENT))
+        torch.autograd.backward(roots, [_draw_like(root, generator) for root in roots])
+    return []
+
+
+def _draw_like(root: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    # Drawn on the CPU in float32, so that devices and dtypes see the same cotangent.
+    dtype = torch.complex64 if root.is_complex() else torch.float32
+    return torch.randn(root.shape, generator=generator, dtype=dtype).to(root)
+
+
+def _check_loss(value: object) -> torch.Tensor:
+    if not isinstance(value, torch.Tensor) or value.numel() != 1:
+        found = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
+        raise InvalidArgumentError(
+            f"The loss must be a scalar tensor, got {found}. Reduce it, for example with .mean()."
+        )
+    if not value.requires_grad:
+        raise InvalidArgumentError(
+            "The loss does not depend on any parameter of the model that requires a gradient. "
+            "Compute it from the output that it is given, or pass loss=False for the forward pass "
+            "only."
+        )
+    return value
+
+
+def _annotate(
+    recording: Recording,
+    init: Initialization | None,
+    seed: int,
+    loss: Loss | bool | None,
+    missing: list[Unobserved],
+) -> Recording:
+    named = "none" if loss is False else "random cotangent" if loss is None else "user"
+    meta = {
+        **recording.meta,
+        "init": init if isinstance(init, str) or init is None else _name_of(init),
+        "seed": seed,
+        "loss": named,
+    }
+    unobserved = (*recording.unobserved, *missing)
+    return Recording(records=recording.records, meta=meta, unobserved=unobserved)
+
+
+def _name_of(function: Callable[..., object]) -> str:
+    return getattr(function, "__qualname__", type(function).__name__)

@@ -1,0 +1,12 @@
+"""From a tensor to its Moments: one interface, several implementations.
+
+`measure` picks the implementation: a fast path for dense floating-point tensors on the CPU, a path
+without host synchronisation for other devices. Both are held against `reference.measure`, which is
+slow and obvious. Layouts that have no dense numbers raise `Unmeasurable` with the reason.
+"""
+
+from varprobe.statistics.linear_input import measure_linear_input
+from varprobe.statistics.measure import Reading, measure, read
+from varprobe.statistics.tensors import Unmeasurable
+
+__all__ = ["Reading", "Unmeasurable", "measure", "measure_linear_input", "read"]

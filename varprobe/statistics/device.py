@@ -1,0 +1,89 @@
+"""Moments of a dense tensor on an accelerator, without a host synchronisation.
+
+A reading is a vector on the tensor's device and is merged there; it reaches the host when it is
+read. Branches on values are forbidden (each would wait for the device), so that the masked,
+shifted two-pass form serves every case.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from varprobe.moments import Moments
+from varprobe.statistics.reading import HostReading
+
+EXPONENT_RANGE = (-1080, 1030)
+"""Exponents that frexp can return for float64; the histogram has one bin for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceReading:
+    """Seven float64 numbers on the device: finite, mean, m2, abs_max, zeros, nan, inf."""
+
+    numbers: torch.Tensor
+    bins: torch.Tensor | None
+
+    def merge(self, other: DeviceReading) -> DeviceReading:
+        """Return the reading of both sets of elements together (Chan's merge), on the device."""
+        finite, mean, m2, abs_max = self.numbers[:4]
+        more, other_mean, other_m2, other_max = other.numbers.to(self.numbers.device)[:4]
+        total = finite + more
+        share = torch.where(total > 0, more / total.clamp(min=1), 0.0)
+        delta = torch.where((finite > 0) & (more > 0), other_mean - mean, 0.0)
+        merged = torch.stack(
+            [
+                total,
+                torch.where(finite > 0, mean + delta * share, other_mean),
+                m2 + other_m2 + delta * delta * finite * share,
+                torch.maximum(abs_max, other_max),
+            ]
+        )
+        counts = self.numbers[4:] + other.numbers.to(self.numbers.device)[4:]
+        bins = None
+        if self.bins is not None and other.bins is not None:
+            bins = self.bins + other.bins.to(self.bins.device)
+        return DeviceReading(torch.cat([merged, counts]), bins)
+
+    def read(self) -> HostReading:
+        """Bring the numbers to the host; this is the one place that waits for the device."""
+        finite, mean, m2, abs_max, zeros, nan, inf = self.numbers.tolist()
+        moments = Moments(
+            numel=int(finite + nan + inf),
+            mean=mean,
+            m2=m2,
+            abs_max=abs_max,
+            zeros=int(zeros) if self.bins is not None else None,
+            nan=int(nan),
+            inf=int(inf),
+        )
+        if self.bins is None:
+            return HostReading(moments)
+        counts = enumerate(self.bins.tolist(), EXPONENT_RANGE[0])
+        return HostReading(moments, {e: count for e, count in counts if count})
+
+
+def measure(values: torch.Tensor, *, implicit_zeros: int, full: bool) -> DeviceReading:
+    """Return the reading of a plain tensor; ``full`` adds zeros and the exponents' histogram."""
+    numbers = values.reshape(-1).to(torch.float64)
+    numel = numbers.numel() + implicit_zeros
+    finite = torch.isfinite(numbers)
+    clean = torch.where(finite, numbers, 0.0)
+    nan = torch.isnan(numbers).sum(dtype=torch.float64)
+    inf = torch.isinf(numbers).sum(dtype=torch.float64)
+    count = numel - nan - inf
+    mean = clean.sum() / count.clamp(min=1)
+    deviations = torch.where(finite, numbers - mean, 0.0)
+    m2 = deviations.square().sum() + implicit_zeros * mean * mean
+    abs_max = clean.abs().max() if numbers.numel() else torch.zeros_like(count)
+    zeros = (numbers == 0).sum(dtype=torch.float64) + implicit_zeros
+    vector = torch.stack([count, mean, m2, abs_max, zeros, nan, inf])
+    return DeviceReading(vector, _count_exponents(clean) if full else None)
+
+
+def _count_exponents(clean: torch.Tensor) -> torch.Tensor:
+    lowest, highest = EXPONENT_RANGE
+    bins = torch.zeros(highest - lowest + 1, dtype=torch.int64, device=clean.device)
+    index = torch.frexp(clean).exponent.long().clamp(lowest, highest) - lowest
+    return bins.scatter_add_(0, index, (clean != 0).long())

@@ -1,0 +1,46 @@
+"""A context in which measuring is invisible to autograd, autocast and every active mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from varprobe.statistics.tensors import is_plain
+
+
+def quiet(tensor: torch.Tensor) -> AbstractContextManager[object]:
+    """Return the context in which to measure ``tensor``.
+
+    Arithmetic on a detached plain tensor records no graph by itself, so that in an ordinary
+    training step there is nothing to switch off; the full context costs ten times what a small
+    tensor's statistics cost.
+    """
+    if is_plain(tensor) and not _is_anything_active(tensor):
+        return nullcontext()
+    return _everything_off(tensor.device.type)
+
+
+def _is_anything_active(tensor: torch.Tensor) -> bool:
+    return (
+        torch.is_inference_mode_enabled()
+        or torch.is_autocast_enabled(tensor.device.type)
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
+
+
+@contextmanager
+def _everything_off(device_type: str) -> Iterator[None]:
+    with ExitStack() as stack:
+        # Accumulators created under inference mode could never be updated outside of it.
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        if device_type != "meta":
+            stack.enter_context(torch.autocast(device_type, enabled=False))
+        stack.enter_context(_disable_current_modes())
+        stack.enter_context(torch._C.DisableTorchFunction())
+        yield

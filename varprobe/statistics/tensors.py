@@ -1,0 +1,105 @@
+"""Reduce any tensor to dense numbers, or say why that cannot be done."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+_COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+
+
+class Unmeasurable(Exception):
+    """Signal a tensor without numbers to measure; the message is the reason."""
+
+
+class Dense(NamedTuple):
+    """Dense numbers of a tensor.
+
+    ``values`` is a plain, detached, real floating-point tensor. ``implicit_zeros`` counts the
+    elements that a sparse layout does not store.
+    """
+
+    values: torch.Tensor
+    implicit_zeros: int
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Tell whether the tensor is a dense, real, floating-point one of torch's own class."""
+    return (
+        type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        and tensor.layout is torch.strided
+        and tensor.is_floating_point()
+        and tensor.element_size() > 1
+        and not tensor.is_meta
+        and not tensor.is_nested
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )
+
+
+def to_dense(tensor: torch.Tensor) -> Dense:
+    """Return the numbers of ``tensor`` as a plain floating-point tensor on its own device.
+
+    Complex numbers become pairs of real ones, integers and booleans float64, sparse layouts their
+    stored values, a shard of a distributed tensor its local part.
+
+    Raises
+    ------
+    Unmeasurable
+        If the tensor holds no numbers here: meta and fake tensors, partial distributed sums,
+        layouts without a dense form.
+    """
+    if is_plain(tensor):
+        return Dense(tensor.detach(), 0)
+    values = _local(_unwrap(tensor.detach()))
+    if values.is_meta or _is_fake(values):
+        raise Unmeasurable("a meta tensor has no values")
+    values, implicit_zeros = _stored_values(values)
+    if type(values) is not torch.Tensor:
+        values = values.as_subclass(torch.Tensor)
+    if values.is_complex():
+        values = torch.view_as_real(values.resolve_conj())
+    if not values.is_floating_point():
+        values = values.to(torch.float64)
+    elif values.element_size() == 1:
+        values = values.to(torch.float32)
+    return Dense(values, implicit_zeros)
+
+
+def _unwrap(tensor: torch.Tensor) -> torch.Tensor:
+    # Under vmap, grad and jvp a tensor is a wrapper; the numbers lie in the innermost one.
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    if type(tensor).__name__ != "DTensor":
+        return tensor
+    if any(placement.is_partial() for placement in tensor.placements):  # type: ignore[attr-defined]
+        raise Unmeasurable("a DTensor with Partial placement: this rank holds only a summand")
+    local: torch.Tensor = tensor.to_local()  # type: ignore[attr-defined]
+    return local
+
+
+def _is_fake(tensor: torch.Tensor) -> bool:
+    return type(tensor).__name__ in ("FakeTensor", "FunctionalTensor")
+
+
+def _stored_values(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
+    if tensor.is_quantized:
+        return tensor.dequantize(), 0
+    if tensor.is_nested:
+        if tensor.layout is torch.jagged:
+            return tensor.values(), 0
+        parts = [part.reshape(-1) for part in tensor.unbind()]
+        return (torch.cat(parts) if parts else tensor.new_empty(0)), 0
+    if tensor.layout is torch.sparse_coo:
+        stored = tensor.coalesce().values()
+        return stored, tensor.numel() - stored.numel()
+    if tensor.layout in _COMPRESSED:
+        stored = tensor.values()
+        return stored, tensor.numel() - stored.numel()
+    if tensor.layout is not torch.strided:
+        raise Unmeasurable(f"the layout {tensor.layout} has no dense form")
+    return tensor, 0
