@@ -1,0 +1,114 @@
+"""Tell whether signal propagates through a PyTorch model at initialization.
+
+It measures the variance and second moment of every activation and gradient, predicts them, says
+which layer is to blame, draws the curves over depth, and gates CI.
+
+Names are loaded when they are first used: ``import varprobe`` loads neither torch nor pandas nor
+matplotlib. `__all__` lists the public names, the table below says where each one lives.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "analysis": ("Analysis", "analyze"),
+    "comparison": ("Comparison", "compare"),
+    "diagnosis": ("Diagnosis", "Finding", "check_rule", "diagnose"),
+    "errors": (
+        "DuplicateNameError",
+        "InvalidArgumentError",
+        "MissingRuleError",
+        "NothingRecordedError",
+        "ProbeStateError",
+        "PropagationError",
+        "RecordingFormatError",
+        "UnknownNameError",
+        "UnsupportedModelError",
+        "VarprobeError",
+        "VarprobeWarning",
+    ),
+    "initializers": ("WeightLaw", "initialization", "initialize", "law_of"),
+    "moments": ("Moments",),
+    "plotting": ("CompareDisplay", "DepthDisplay", "plot_compare", "plot_depth"),
+    "probe": ("Probe",),
+    "profiling": ("profile",),
+    "recording": ("Record", "Recording", "Site", "Unobserved"),
+    "testing": ("assert_healthy", "check"),
+    "theory": ("Expectation", "Prediction", "predict", "rule"),
+}
+
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+_SUBMODULES = ("initializers", "plotting", "reporting", "theory")
+
+__all__ = sorted(_MODULE_OF)
+
+# The same table once more, for those who read types instead of running code.
+if TYPE_CHECKING:
+    from varprobe.analysis import Analysis as Analysis, analyze as analyze
+    from varprobe.comparison import Comparison as Comparison, compare as compare
+    from varprobe.diagnosis import (
+        Diagnosis as Diagnosis,
+        Finding as Finding,
+        check_rule as check_rule,
+        diagnose as diagnose,
+    )
+    from varprobe.errors import (
+        DuplicateNameError as DuplicateNameError,
+        InvalidArgumentError as InvalidArgumentError,
+        MissingRuleError as MissingRuleError,
+        NothingRecordedError as NothingRecordedError,
+        ProbeStateError as ProbeStateError,
+        PropagationError as PropagationError,
+        RecordingFormatError as RecordingFormatError,
+        UnknownNameError as UnknownNameError,
+        UnsupportedModelError as UnsupportedModelError,
+        VarprobeError as VarprobeError,
+        VarprobeWarning as VarprobeWarning,
+    )
+    from varprobe.initializers import (
+        WeightLaw as WeightLaw,
+        initialization as initialization,
+        initialize as initialize,
+        law_of as law_of,
+    )
+    from varprobe.moments import Moments as Moments
+    from varprobe.plotting import (
+        CompareDisplay as CompareDisplay,
+        DepthDisplay as DepthDisplay,
+        plot_compare as plot_compare,
+        plot_depth as plot_depth,
+    )
+    from varprobe.probe import Probe as Probe
+    from varprobe.profiling import profile as profile
+    from varprobe.recording import (
+        Record as Record,
+        Recording as Recording,
+        Site as Site,
+        Unobserved as Unobserved,
+    )
+    from varprobe.testing import assert_healthy as assert_healthy, check as check
+    from varprobe.theory import (
+        Expectation as Expectation,
+        Prediction as Prediction,
+        predict as predict,
+        rule as rule,
+    )
+
+
+def __getattr__(name: str) -> object:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__", *_SUBMODULES]

@@ -1,0 +1,75 @@
+"""Run the checks over an analysis."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from varprobe.analysis import Analysis
+from varprobe.diagnosis import dead, growth, nothing, numerics, weights  # noqa: F401
+from varprobe.diagnosis.finding import LEVELS, Diagnosis, Finding
+from varprobe.diagnosis.rule import RULES
+
+
+def diagnose(
+    analysis: Analysis, *, select: Iterable[str] | None = None, ignore: Iterable[str] = ()
+) -> Diagnosis:
+    """Judge an analysis with every check.
+
+    Parameters
+    ----------
+    analysis : Analysis
+        From `varprobe.analyze`.
+    select : iterable of str, optional
+        Codes of the checks to run; a prefix ("VP2") stands for all codes that begin with it. None
+        runs all. VP001 always runs: a gate that looked at nothing never passes.
+    ignore : iterable of str
+        Codes or prefixes whose findings are left out, and counted.
+
+    Returns
+    -------
+    Diagnosis
+        Its findings, errors first.
+
+    Raises
+    ------
+    UnknownNameError
+        If a code in ``select`` or ``ignore`` matches no check.
+
+    Examples
+    --------
+    >>> import torch, varprobe as vp
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU())
+    >>> vp.diagnose(vp.analyze(vp.profile(model, torch.randn(32, 64))))
+    <Diagnosis: healthy, 0 finding(s), 3 layers, 1 draw checked>
+    """
+    chosen = set(RULES) if select is None else {"VP001", *_expand(select)}
+    ignored = _expand(ignore)
+    found = [
+        finding
+        for run in analysis.recording.runs or ("",)
+        for code, rule in RULES.items()
+        if code in chosen
+        for finding in rule.find(analysis, run)
+    ]
+    found.sort(key=lambda finding: LEVELS.index(finding.level))
+    return Diagnosis(
+        findings=tuple(f for f in found if f.code not in ignored),
+        analysis=analysis,
+        ignored=Counter(f.code for f in found if f.code in ignored),
+    )
+
+
+def _expand(codes: Iterable[str]) -> set[str]:
+    expanded: set[str] = set()
+    for code in [codes] if isinstance(codes, str) else codes:
+        matching = {known for known in RULES if known.startswith(code)}
+        expanded |= matching or {_look_up(code)}
+    return expanded
+
+
+def _look_up(code: str) -> str:
+    return RULES[code].code
+
+
+__all__ = ["Finding", "diagnose"]

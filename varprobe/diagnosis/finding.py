@@ -1,0 +1,122 @@
+"""What a check says (Finding), and what all of them say together (Diagnosis)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from varprobe.analysis import Analysis
+from varprobe.errors import PropagationError
+from varprobe.presentation import Presentable
+
+LEVELS = ("error", "warning", "info")
+"""An error makes a model unhealthy. A warning deserves a look, an info explains a design."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that a check found, where, and what to do about it.
+
+    Parameters
+    ----------
+    code, name : str
+        Stable code ("VP101") and its short name ("vanishing activations").
+    level : {"error", "warning", "info"}
+        Whether it makes the model unhealthy.
+    module : str
+        The layer to look at, "" for the root.
+    run : str
+        The run in which it was found.
+    measured, expected, threshold : float
+        What was measured, what it should be, and the limit that was crossed, in the unit that the
+        message names; NaN where there is no such number.
+    message : str
+        What was found, in a sentence with its numbers.
+    remedy : str
+        What to do, as code where that is possible.
+    """
+
+    code: str
+    name: str
+    level: str
+    module: str
+    run: str = ""
+    measured: float
+    expected: float
+    threshold: float
+    message: str
+    remedy: str
+
+    def __str__(self) -> str:
+        where = self.module or "(root)"
+        return f"{self.code} {self.level}: {where}: {self.message}\n    fix: {self.remedy}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis(Presentable):
+    """The verdict over an analysis.
+
+    Parameters
+    ----------
+    findings : tuple of Finding
+        Errors first, then warnings and infos, in order of depth.
+    analysis : Analysis
+        What was judged.
+    ignored : mapping of str to int
+        Findings left out by ``ignore``, counted by code.
+
+    Examples
+    --------
+    >>> import torch, varprobe as vp
+    >>> linear, relu = lambda: torch.nn.Linear(64, 64), torch.nn.ReLU
+    >>> model = torch.nn.Sequential(*[layer() for _ in range(30) for layer in (linear, relu)])
+    >>> diagnosis = vp.check(model, torch.randn(32, 64))
+    >>> diagnosis.healthy
+    False
+    >>> sorted({finding.code for finding in diagnosis.findings})
+    ['VP201', 'VP301']
+    """
+
+    findings: tuple[Finding, ...]
+    analysis: Analysis
+    ignored: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether there is no finding of level error."""
+        return not any(finding.level == "error" for finding in self.findings)
+
+    @property
+    def checked(self) -> str:
+        """What was looked at: "48 layers, 3 draws checked"."""
+        recording = self.analysis.recording
+        layers, draws = len(recording.modules), recording.draws
+        return (
+            f"{layers} layer{'' if layers == 1 else 's'}, "
+            f"{draws} draw{'' if draws == 1 else 's'} checked"
+        )
+
+    def raise_for_findings(self) -> None:
+        """Raise if the model is unhealthy, do nothing otherwise.
+
+        Raises
+        ------
+        PropagationError
+            With all findings in its message; it is an AssertionError.
+        """
+        if not self.healthy:
+            raise PropagationError(str(self))
+
+    def __str__(self) -> str:
+        model = self.analysis.recording.meta.get("model", "The model")
+        verdict = "healthy" if self.healthy else "UNHEALTHY"
+        lines = [f"{model} is {verdict}: {self.checked}."]
+        lines += [str(finding) for finding in self.findings]
+        if self.ignored:
+            counts = ", ".join(f"{code} ({count})" for code, count in self.ignored.items())
+            lines.append(f"ignored: {counts}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        verdict = "healthy" if self.healthy else "unhealthy"
+        return f"<Diagnosis: {verdict}, {len(self.findings)} finding(s), {self.checked}>"

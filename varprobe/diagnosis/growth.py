@@ -1,0 +1,195 @@
+"""VP101, VP102, VP201, VP202: second moments that vanish or explode over depth.
+
+Layers of one role are compared with each other: the blocks' first convolutions, all query
+projections, the linear layers of a plain stack. Roles may differ in scale by design (a query's
+gradient is far below its block's), and the scale of one role over depth is what propagation means.
+Only ratios count, so that units of the input and of the loss cancel.
+
+Growth is an error if it is both harmful and significant. Significant: further from 0 than chance
+takes a healthy net of this width. The log second moment of a ReLU net of widths n_l scatters over
+draws with variance Σ 5 / n_l (Hanin and Rolnick 2018, theorem 5: log-variance of order Σ 1/n_l,
+with 5 the exact constant for one sample and ReLU; batches and smoother nonlinearities scatter less)
+around -½ of it, since it is the mean second moment that He's law conserves.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from varprobe.analysis import Analysis, SiteAnalysis
+from varprobe.diagnosis.finding import Finding
+from varprobe.diagnosis.rule import RULES, check_rule
+
+MAX_GROWTH = 1e4
+"""Factor between second moments over depth that a healthy stack may reach, 100 in amplitude. He
+2015 (section 2.2) trains 22 ReLU layers under Xavier, which lose 2⁻²² = 2e-7, though later than
+under his own; 30 layers, 2⁻³⁰ = 1e-9, stall. Four layers of torch's default lose 6⁻⁴ = 1/1300."""
+
+SIGNIFICANCE = 4.0
+"""Standard deviations beyond which growth is no chance: 6e-5 in a normal tail."""
+
+ROLE_SIZE = 3
+"""Fewest layers whose trend is one: with two there is a ratio of two numbers."""
+
+RELU_LOG_VARIANCE = 5.0
+"""Variance of the log second moment that a ReLU layer adds, times its width."""
+
+
+class Trend(NamedTuple):
+    """The log second moment along one role, relative to where the signal enters it."""
+
+    sites: tuple[SiteAnalysis, ...]
+    growth: tuple[float, ...]
+    scatter: tuple[float, ...]
+    """Standard deviation of ``growth`` over means of as many draws, for a healthy net."""
+
+    def find_crossing(self, sign: int) -> int | None:
+        """Return where the growth is worst in this direction, if it is an error there."""
+        limit = math.log(MAX_GROWTH)
+        worst: int | None = None
+        for index, (growth, scatter) in enumerate(zip(self.growth, self.scatter, strict=True)):
+            departure = abs(growth - self.expected_growth(index))
+            if sign * growth <= limit or departure <= SIGNIFICANCE * scatter:
+                continue
+            if worst is None or sign * growth > sign * self.growth[worst]:
+                worst = index
+        return worst
+
+    def expected_growth(self, index: int) -> float:
+        """Mean log growth of a healthy net: the mean of a log-normal that conserves the mean."""
+        draws = self.sites[index].draws
+        return -0.5 * draws * self.scatter[index] ** 2
+
+
+_ACTIVATION_REMEDY = (
+    "Draw the weights for the nonlinearity that follows, for ReLU "
+    'vp.initialize(model, "kaiming_normal"); or normalize inside the stack.'
+)
+
+
+@check_rule(
+    "VP101",
+    name="vanishing activations",
+    what=f"The second moment of the outputs of like layers falls by more than {MAX_GROWTH:g} over "
+    f"depth, and by more than {SIGNIFICANCE:g} standard deviations of a healthy net of this width.",
+    why="Deep layers see almost nothing of the input; what they compute is their biases.",
+    remedy=_ACTIVATION_REMEDY,
+    reference="He et al. 2015, section 2.2; Hanin and Rolnick 2018.",
+)
+def find_vanishing_activations(analysis: Analysis, run: str) -> Iterator[Finding]:
+    """Yield a finding for each role whose activations vanish."""
+    yield from _find(analysis, run, "VP101", signal="activation", sign=-1)
+
+
+@check_rule(
+    "VP102",
+    name="exploding activations",
+    what=f"The second moment of the outputs of like layers grows by more than {MAX_GROWTH:g} over "
+    f"depth, and by more than {SIGNIFICANCE:g} standard deviations of a healthy net of this width.",
+    why="Outputs, loss and gradients overflow, or saturate what follows.",
+    remedy=_ACTIVATION_REMEDY + " Residual branches: scale the last layer of each by 1/sqrt(L).",
+    reference="He et al. 2015, section 2.2; Hanin and Rolnick 2018.",
+)
+def find_exploding_activations(analysis: Analysis, run: str) -> Iterator[Finding]:
+    """Yield a finding for each role whose activations explode."""
+    yield from _find(analysis, run, "VP102", signal="activation", sign=+1)
+
+
+@check_rule(
+    "VP201",
+    name="vanishing gradients",
+    what=f"The second moment of the gradients of like layers falls by more than {MAX_GROWTH:g} "
+    f"towards the input, and by more than {SIGNIFICANCE:g} standard deviations of a healthy net of "
+    "this width.",
+    why="Early layers learn nothing while the late ones already move.",
+    remedy=_ACTIVATION_REMEDY,
+    reference="Glorot and Bengio 2010, section 4.2; He et al. 2015, section 2.2.",
+)
+def find_vanishing_gradients(analysis: Analysis, run: str) -> Iterator[Finding]:
+    """Yield a finding for each role whose gradients vanish towards the input."""
+    yield from _find(analysis, run, "VP201", signal="gradient", sign=-1)
+
+
+@check_rule(
+    "VP202",
+    name="exploding gradients",
+    what=f"The second moment of the gradients of like layers grows by more than {MAX_GROWTH:g} "
+    f"towards the input, and by more than {SIGNIFICANCE:g} standard deviations of a healthy net of "
+    "this width.",
+    why="One step of the optimizer throws the early layers far away.",
+    remedy=_ACTIVATION_REMEDY,
+    reference="Glorot and Bengio 2010, section 4.2; Schoenholz et al. 2017, section 5.",
+)
+def find_exploding_gradients(analysis: Analysis, run: str) -> Iterator[Finding]:
+    """Yield a finding for each role whose gradients explode towards the input."""
+    yield from _find(analysis, run, "VP202", signal="gradient", sign=+1)
+
+
+def _find(analysis: Analysis, run: str, code: str, *, signal: str, sign: int) -> Iterator[Finding]:
+    for sites in _group_by_role(analysis.select_weighted(signal=signal, run=run)):
+        trend = _follow(sites if signal == "activation" else sites[::-1])
+        worst = trend.find_crossing(sign)
+        if worst is not None:
+            yield _describe(code, trend, worst)
+
+
+def _group_by_role(sites: Sequence[SiteAnalysis]) -> list[list[SiteAnalysis]]:
+    """Return layers that do the same thing at different depths, each group by depth.
+
+    The role is the module's name without its numbers. The deepest layer of all is left out: a
+    head is scaled by its own reasons. If no role repeats, all layers are one stack.
+    """
+    shown = [site for site in sites[:-1] if math.isfinite(site.second_moment)]
+    roles: defaultdict[tuple[str, str], list[SiteAnalysis]] = defaultdict(list)
+    for site in shown:
+        role = re.sub(r"\d+", "#", site.site.module)
+        roles[role, site.first.kind].append(site)
+    groups = [group for group in roles.values() if len(group) >= ROLE_SIZE]
+    if groups or len(shown) < ROLE_SIZE:
+        return groups
+    return [shown]
+
+
+def _follow(sites: Sequence[SiteAnalysis]) -> Trend:
+    # A layer that passes exactly nothing (a zero-initialized branch) has no growth to speak of.
+    passing = [site for site in sites if site.second_moment > 0.0]
+    if not passing:
+        return Trend((), (), ())
+    start = math.log(passing[0].second_moment)
+    log_variance, growth, scatter = 0.0, [], []
+    for index, site in enumerate(passing):
+        log_variance += RELU_LOG_VARIANCE / _width(site) if index else 0.0
+        growth.append(math.log(site.second_moment) - start)
+        scatter.append(math.sqrt(log_variance / site.draws))
+    return Trend(tuple(passing), tuple(growth), tuple(scatter))
+
+
+def _width(site: SiteAnalysis) -> int:
+    """Return the number of independent units at a layer's output: its channels or features."""
+    shape, kind = site.first.shape, site.first.kind
+    if "Conv" in kind and len(shape) > 2:
+        return shape[1]
+    return shape[-1] if shape else 1
+
+
+def _describe(code: str, trend: Trend, worst: int) -> Finding:
+    site, first = trend.sites[worst], trend.sites[0].site.module or "the root"
+    total, rate = math.exp(trend.growth[worst]), math.exp(trend.growth[worst] / worst)
+    backward = code.startswith("VP2")
+    what = "gradient" if backward else "output"
+    steps = f"{worst} layers towards the input" if backward else f"{worst} layers"
+    middle, spread = trend.expected_growth(worst), SIGNIFICANCE * trend.scatter[worst]
+    return RULES[code].report(
+        site.site.module,
+        f"the second moment of its {what} is {total:.3g} times that at {first} (×{rate:.3g} a "
+        f"layer over {steps}); allowed is a factor of {MAX_GROWTH:g}, and a healthy net of this "
+        f"width stays within {math.exp(middle - spread):.2g} … {math.exp(middle + spread):.2g}",
+        run=site.first.run,
+        measured=total,
+        expected=1.0,
+        threshold=MAX_GROWTH if total > 1.0 else 1.0 / MAX_GROWTH,
+    )

@@ -1,0 +1,36 @@
+"""VP001: a measurement that measured nothing is never a pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from varprobe.analysis import Analysis
+from varprobe.diagnosis.finding import Finding
+from varprobe.diagnosis.rule import RULES, check_rule
+
+
+@check_rule(
+    "VP001",
+    name="nothing recorded",
+    what="No output of a layer with weights was recorded, so there is nothing to judge.",
+    why="A gate that looked at nothing must not say that all is well.",
+    remedy="Check that the model given is the one that runs, and that it has parameters.",
+)
+def find_nothing(analysis: Analysis, run: str) -> Iterator[Finding]:
+    """Yield a finding unless the output of a module with parameters was recorded."""
+    owners = {site.site.module for site in analysis.select(signal="weight", run=run)}
+    seen = {site.site.module for site in analysis.select(signal="activation", run=run)}
+    # A parametrized layer has a weight, though none that could be measured without moving it.
+    owners |= {missing.module for missing in analysis.recording.unobserved}
+    if owners & seen:
+        return
+    found = f"{len(seen)} outputs of modules without parameters" if seen else "no output at all"
+    yield RULES["VP001"].report(
+        "",
+        f"{found} recorded: there is no layer to judge",
+        run=run,
+        measured=0.0,
+        expected=math.nan,
+        threshold=1.0,
+    )

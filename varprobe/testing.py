@@ -1,0 +1,84 @@
+"""The four steps in one call, for a test: profile, predict, analyze, diagnose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from varprobe.analysis import analyze
+from varprobe.diagnosis import Diagnosis, diagnose
+from varprobe.errors import NothingRecordedError
+from varprobe.modules import Inputs, Loss
+from varprobe.profiling import Initialization, profile
+from varprobe.recording import Recording, Unobserved
+
+
+def check(
+    model: nn.Module | Callable[[], nn.Module],
+    inputs: Inputs | Callable[[int], Inputs],
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    init: Initialization | None = None,
+    draws: int = 1,
+    seed: int = 0,
+    loss: Loss | bool | None = None,
+    select: Iterable[str] | None = None,
+    ignore: Iterable[str] = (),
+) -> Diagnosis:
+    """Say whether signal propagates through a model, and which layer is to blame if not.
+
+    Parameters
+    ----------
+    model, inputs, kwargs, init, draws, seed, loss
+        As in `varprobe.profile`.
+    select, ignore
+        As in `varprobe.diagnose`.
+
+    Returns
+    -------
+    Diagnosis
+        ``.healthy``, ``.findings``, ``.raise_for_findings()``. If nothing could be recorded it
+        holds VP001 and is not healthy.
+
+    Examples
+    --------
+    >>> import torch, varprobe as vp
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU())
+    >>> print(vp.check(model, torch.randn(32, 64)))
+    Sequential is healthy: 3 layers, 1 draw checked.
+    """
+    try:
+        recording = profile(
+            model, inputs, kwargs=kwargs, init=init, draws=draws, seed=seed, loss=loss
+        )
+    except NothingRecordedError as error:
+        nothing = Unobserved(module="", reason=str(error))
+        recording = Recording(records=(), meta={}, unobserved=(nothing,))
+    return diagnose(analyze(recording), select=select, ignore=ignore)
+
+
+def assert_healthy(
+    model: nn.Module | Callable[[], nn.Module],
+    inputs: Inputs | Callable[[int], Inputs],
+    **options: Any,
+) -> None:
+    """Fail, as an assertion does, if signal does not propagate through a model.
+
+    Parameters
+    ----------
+    model, inputs, **options
+        As in `varprobe.check`.
+
+    Raises
+    ------
+    PropagationError
+        An AssertionError that names the layers, the measured and the allowed numbers, and the cure.
+
+    Examples
+    --------
+    >>> import torch, varprobe as vp
+    >>> vp.assert_healthy(torch.nn.Linear(64, 64), torch.randn(32, 64))
+    """
+    check(model, inputs, **options).raise_for_findings()
