@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 NAN = math.nan
 
+ANISOTROPY_ERROR = 0.05
+"""Share of 1/fan_in below which the anisotropy of the inputs is not known: it is the difference of
+two numbers, one of which is estimated from a sample of the windows to 1 or 2 %."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
@@ -217,12 +221,17 @@ def analyze(recording: Recording, prediction: Prediction | None = None) -> Analy
 
     Notes
     -----
-    The local test: given the input's windows h_p at P output positions with Gram matrix G = h hᵀ,
-    and weights of second moment w², the mean square of fan_out · P outputs has the expectation
-    w² tr G / P + b² and the relative variance (2 a² + 4 a b² · eff) / (fan_out · eff · (a + b²)²),
-    a = w² tr G / P, eff = (tr G)²/tr G². It is matched by a chi-square (Satterthwaite 1946), which
-    Wilson and Hilferty's cube root (1931, eq. 8) turns into a standard normal. For weights with
-    tails shorter than a Gaussian's it is slightly too wide, never too narrow.
+    The local test: let h_p be the input's windows at the output positions, G = h hᵀ their Gram
+    matrix, a = w² mean|h|² with w² the *measured* second moment of the weights, and n_out the
+    number of output channels. The second moment of the outputs has the expectation a + b², and
+    over weights of any isotropic law with this w² the variance
+
+        (2 a² (tr G²/(tr G)² - 1/fan_in) + 4 a b² |mean h|²/mean|h|²) / n_out.
+
+    The first term is that of a quadratic form on a sphere (the weights' own scale is known, so that
+    only its anisotropy is left to chance), the second that of the cross term with the bias. It is
+    matched by a chi-square (Satterthwaite 1946), which Wilson and Hilferty's cube root (1931, eq.
+    8) turns into a standard normal.
 
     Examples
     --------
@@ -292,23 +301,21 @@ def _compare_gain(record: Record, parameters: _Parameters) -> Gain | None:
     constant = bias.moments.second_moment if bias else 0.0
     expected = driven + constant
     measured = record.moments.second_moment
-    if not expected > 0.0 or not math.isfinite(measured):
+    if not driven > 0.0 or not math.isfinite(measured):
         return None
-    samples = weight.shape[0] * received.effective_samples
-    # The bias meets the outputs of all positions alike: its cross term is not averaged over them.
-    crossed = 4.0 * driven * constant * received.effective_samples
-    relative_variance = (2.0 * driven * driven + crossed) / (samples * expected * expected)
+    isotropic = 1.0 / (weight.fan_in or 1)
+    anisotropy = max(1.0 / received.effective_samples - isotropic, ANISOTROPY_ERROR * isotropic)
+    crossed = 4.0 * driven * constant * received.common_energy / received.energy
+    variance = (2.0 * driven * driven * anisotropy + crossed) / weight.shape[0]
     return Gain(
         measured=measured / received.second_moment,
         predicted=expected / received.second_moment,
-        z=_score_chi_square(measured / expected, relative_variance),
+        z=_score_chi_square(measured / expected, variance / (expected * expected)),
     )
 
 
 def _score_chi_square(ratio: float, relative_variance: float) -> float:
     """Return the normal score of ratio = χ²_ν/ν with ν = 2 / relative_variance."""
-    if relative_variance <= 0.0:
-        return NAN
     ninth = relative_variance / 9.0
     return (math.cbrt(ratio) - (1.0 - ninth)) / math.sqrt(ninth)
 

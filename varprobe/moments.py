@@ -98,8 +98,7 @@ class LinearInput:
     """What a Linear or ConvNd received: enough to predict its output without any theory.
 
     Given the input, the outputs of a layer with independent weights of second moment w² have the
-    expected second moment w² · energy + b². It scatters as a chi-square whose degrees of freedom
-    are fan-out × ``effective_samples`` (see `varprobe.analysis`).
+    expected second moment w² · energy + b², and a known scatter (see `varprobe.analyze`).
 
     Parameters
     ----------
@@ -107,6 +106,8 @@ class LinearInput:
         E[x²] of the input elements, in a².
     energy : float
         Mean over the output positions of Σ x² over the fan-in window, zero padding included, in a².
+    common_energy : float
+        Σ over the window of the square of the mean window, at most ``energy``, in a².
     effective_samples : float
         (tr G)² / tr G² of the Gram matrix G of the windows: how many independent samples the
         positions are worth, between 1 and their number.
@@ -116,6 +117,7 @@ class LinearInput:
 
     second_moment: float
     energy: float
+    common_energy: float
     effective_samples: float
     positions: int
 
@@ -128,9 +130,14 @@ def merge_linear_inputs(
         return None
     positions = first.positions + second.positions
     share = second.positions / max(positions, 1)
+
+    def mix(a: float, b: float) -> float:
+        return a + (b - a) * share
+
     return LinearInput(
-        second_moment=first.second_moment + (second.second_moment - first.second_moment) * share,
-        energy=first.energy + (second.energy - first.energy) * share,
+        second_moment=mix(first.second_moment, second.second_moment),
+        energy=mix(first.energy, second.energy),
+        common_energy=mix(first.common_energy, second.common_energy),
         # The batches met the same weights and may be alike: the larger number is a lower bound of
         # what both are worth, so that no significance is overstated.
         effective_samples=max(first.effective_samples, second.effective_samples),

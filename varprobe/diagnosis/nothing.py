@@ -21,14 +21,13 @@ def find_nothing(analysis: Analysis, run: str) -> Iterator[Finding]:
     """Yield a finding unless the output of a module with parameters was recorded."""
     owners = {site.site.module for site in analysis.select(signal="weight", run=run)}
     seen = {site.site.module for site in analysis.select(signal="activation", run=run)}
-    # A parametrized layer has a weight, though none that could be measured without moving it.
-    owners |= {missing.module for missing in analysis.recording.unobserved}
-    if owners & seen:
+    # Weights may be parametrized, or not have been recorded: then it is enough that there are any.
+    if owners & seen or (seen and not owners and analysis.recording.meta.get("parameters")):
         return
-    found = f"{len(seen)} outputs of modules without parameters" if seen else "no output at all"
+    found = f"{len(seen)} outputs, none of a layer with weights," if seen else "no output"
     yield RULES["VP001"].report(
         "",
-        f"{found} recorded: there is no layer to judge",
+        f"{found} recorded: there is nothing to judge",
         run=run,
         measured=0.0,
         expected=math.nan,

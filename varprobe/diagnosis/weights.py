@@ -63,7 +63,7 @@ def find_misfits(analysis: Analysis, run: str) -> Iterator[Finding]:
     more = f" ({len(misfits)} layers alike)" if len(misfits) > 1 else ""
     yield RULES["VP301"].report(
         site.site.module,
-        f"fan_in × variance of its weight is {product:.3g}, and {kind} behind it needs {gain:.3g}"
+        f"fan_in × second moment of its weight is {product:.3g}, {kind} behind it needs {gain:.3g}"
         f"{more}",
         run=run,
         measured=product,
@@ -90,9 +90,12 @@ def _find_followers(analysis: Analysis, run: str) -> dict[str, str]:
 
 
 def _fit(site: SiteAnalysis, gain: float) -> float | None:
-    """Return fan_in · E[w²] if neither fan explains it within chance and tolerance."""
+    """Return fan_in · E[w²] if neither fan explains it within chance and tolerance.
+
+    Constant weights have no law to fit; VP302 speaks of them.
+    """
     record = site.first
-    if not record.fan_in or not record.fan_out or not site.second_moment > 0.0:
+    if not record.fan_in or not record.fan_out or _is_constant(site):
         return None
     numel = record.moments.numel * site.draws
     tolerance = math.log(MAX_DEPARTURE) + SIGNIFICANCE * math.sqrt(2.0 / numel)
@@ -147,5 +150,6 @@ def find_constant_weights(analysis: Analysis, run: str) -> Iterator[Finding]:
 
 def _is_constant(site: SiteAnalysis) -> bool:
     # Equal float32 numbers may leave a variance of the rounding of their mean.
-    moments = site.first.moments
-    return moments.variance <= 1e-14 * moments.second_moment
+    return all(
+        record.moments.variance <= 1e-14 * record.moments.second_moment for record in site.records
+    )

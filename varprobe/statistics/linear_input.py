@@ -1,9 +1,10 @@
 """What a Linear or ConvNd received, summed up for the local test of its gain.
 
 A layer's output at one position is w · h, h the window of fan-in inputs. Given the inputs, the
-output's second moment over fresh weights of second moment w² is w² · mean|h|², and it scatters over
-draws as a chi-square with fan_out · (tr G)²/tr G² degrees of freedom, G = h hᵀ over the positions
-(Satterthwaite 1946, eq. 17, applied to Σ λ_i χ²_i with λ the eigenvalues of G).
+output's second moment over fresh weights of second moment w² is w² · mean|h|². How far it scatters
+over draws depends on the Gram matrix G = h hᵀ over the positions: on (tr G)²/tr G², the number of
+samples that the positions are worth, and where there is a bias on the mean window, which all
+positions share.
 """
 
 from __future__ import annotations
@@ -62,10 +63,11 @@ def measure_linear_input(module: nn.Module, tensor: torch.Tensor) -> LinearInput
             windows = _see_rows(values)
         else:
             windows = _see_patches(module, values)
-        samples = _count_effective_samples(windows)
+        samples, common_energy = _sum_up_gram(windows)
     return LinearInput(
         second_moment=second_moment,
         energy=windows.energy,
+        common_energy=min(common_energy, windows.energy),
         effective_samples=samples,
         positions=windows.positions,
     )
@@ -111,17 +113,25 @@ def _choose(positions: int) -> torch.Tensor:
     return torch.randperm(positions, generator=generator)[:MAX_WINDOWS]
 
 
-def _count_effective_samples(windows: _Windows) -> float:
-    """Return (Σ tr G)² / (groups · Σ tr G²), sums over groups, from the sampled windows."""
+def _sum_up_gram(windows: _Windows) -> tuple[float, float]:
+    """Return (effective_samples, common_energy), from the Gram matrices of the sampled windows.
+
+    The first is (Σ tr G)² / (groups · Σ tr G²), sums over groups; the pairs that were not sampled
+    are represented by those that were. The second is the mean of h_p · h_q over pairs p ≠ q.
+    """
     by_group = windows.sample.transpose(0, 1)
     gram = by_group @ by_group.transpose(1, 2)
-    sampled, positions = gram.shape[-1], windows.positions
+    groups, sampled, positions = len(by_group), gram.shape[-1], windows.positions
     diagonal = gram.diagonal(dim1=1, dim2=2)
-    own = diagonal.square().mean(1)
-    squares = positions * own
+    squares = positions * diagonal.square().mean(1)
+    common = diagonal.mean()
     if sampled > 1:
+        pairs = sampled * (sampled - 1)
         others = gram.square().sum((1, 2)) - diagonal.square().sum(1)
-        squares = squares + positions * (positions - 1) * others / (sampled * (sampled - 1))
+        squares = squares + positions * (positions - 1) * others / pairs
+        common = (gram.sum() - diagonal.sum()) / (groups * pairs)
     traces = positions * diagonal.mean(1).sum()
-    samples = (traces.square() / (len(by_group) * squares.sum())).item()
-    return min(max(samples, 1.0), float(positions)) if math.isfinite(samples) else 1.0
+    samples = (traces.square() / (groups * squares.sum())).item()
+    if not math.isfinite(samples):  # every sampled window was zero
+        samples = 1.0
+    return min(max(samples, 1.0), float(positions)), max(common.item(), 0.0)

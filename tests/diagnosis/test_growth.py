@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import varprobe as vp
+from tests.diagnosis.cases import ROWS, Case, draw_weights, he, he_times, make, mlp
+from varprobe.diagnosis.growth import MAX_GROWTH, RELU_LOG_VARIANCE, SIGNIFICANCE
+
+
+def findings_of(model: nn.Module, inputs: torch.Tensor, **options: object) -> dict[str, vp.Finding]:
+    diagnosis = vp.check(model, inputs, **options)
+    return {finding.code: finding for finding in diagnosis.findings}
+
+
+def stack(factor: float, depth: int = 30) -> tuple[nn.Module, torch.Tensor]:
+    return make(Case(lambda: draw_weights(mlp(depth, nn.ReLU), he_times(factor)), ROWS), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("factor", "codes"),
+    [(0.5, {"VP101", "VP201", "VP301"}), (1.0, set()), (2.0, {"VP102", "VP202", "VP301"})],
+)
+def test_a_wrong_gain_shows_in_both_directions(factor: float, codes: set[str]) -> None:
+    assert set(findings_of(*stack(factor))) == codes
+
+
+def test_the_numbers_are_those_of_the_law() -> None:
+    # The second moment of half of He's weights falls by 4 a layer. From the first to the 30th
+    # linear layer there are 29; width 128 scatters by sqrt(5 · 29 / 128) = 1.06 in the log.
+    finding = findings_of(*stack(0.5))["VP101"]
+    scatter = math.sqrt(RELU_LOG_VARIANCE * 29 / 128)
+    assert finding.module == "58"
+    assert abs(math.log(finding.measured * 4**29) + scatter**2 / 2) < SIGNIFICANCE * scatter
+    assert finding.threshold == 1 / MAX_GROWTH
+    assert "allowed is a factor of 10000" in finding.message
+    assert "over 29 layers" in finding.message
+    assert "kaiming_normal" in finding.remedy
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+@pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
+def test_units_of_input_and_loss_change_no_verdict(factor: float, unit: float) -> None:
+    model, inputs = stack(factor)
+
+    def loss(output: torch.Tensor) -> torch.Tensor:
+        return output.mean() * unit
+
+    plain = findings_of(model, inputs, loss=lambda output: output.mean())
+    assert set(findings_of(model, inputs * unit, loss=loss)) == set(plain)
+
+
+def test_a_small_head_is_no_fault() -> None:
+    model, inputs = stack(1.0)
+    with torch.no_grad():
+        model[-1].weight.mul_(1e-6)
+    assert findings_of(model, inputs) == {}
+
+
+def test_narrow_nets_may_scatter_more_than_wide_ones() -> None:
+    # The same growth, -2 · ln 10 a layer over two layers of a role, is chance in a net of width 1
+    # (variance 5 a layer) and none in a net of width 128.
+    def chain(width: int, depth: int) -> float:
+        case = Case(lambda: draw_weights(mlp(depth, nn.ReLU, width), he_times(0.2)), (32, width))
+        return len(findings_of(*make(case, seed=1)))
+
+    assert chain(128, 8) > 0
+    assert chain(2, 4) == 0
+
+
+class Roles(nn.Module):
+    """Two roles of very different scale in each block; neither grows over depth."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.small = nn.ModuleList(nn.Linear(64, 64, bias=False) for _ in range(4))
+        self.large = nn.ModuleList(nn.Linear(64, 64, bias=False) for _ in range(4))
+        draw_weights_without_bias(self.small, 1e-4)
+        draw_weights_without_bias(self.large, 1.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for small, large in zip(self.small, self.large, strict=True):
+            x = torch.relu(large(x)) + small(x)
+        return x
+
+
+def draw_weights_without_bias(layers: nn.ModuleList, factor: float) -> None:
+    with torch.no_grad():
+        for layer in layers:
+            he(layer.weight)
+            layer.weight.mul_(factor)
+
+
+def test_layers_are_compared_with_their_like() -> None:
+    torch.manual_seed(0)
+    assert findings_of(Roles(), torch.randn(32, 64)) == {}
+
+
+def test_two_layers_are_no_trend() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10))
+    with torch.no_grad():
+        model[1].weight.mul_(1e-6)
+    assert "VP101" not in findings_of(model, torch.randn(32, 64))
+
+
+def test_draws_narrow_the_band() -> None:
+    # ln 0.85² · 19 layers = -6.2. One draw of a net of width 8 scatters by sqrt(5 · 19 / 8) = 3.4,
+    # which four standard deviations excuse by far; the mean over 16 draws by 0.9.
+    def build() -> nn.Module:
+        return draw_weights(mlp(20, nn.ReLU, width=8), he_times(0.85))
+
+    torch.manual_seed(0)
+    inputs = torch.randn(64, 8)
+    assert all(vp.check(build, inputs, seed=seed).healthy for seed in range(8))
+    assert not vp.check(build, inputs, draws=16, seed=0).healthy
+
+
+def test_uses_every_run_of_a_recording() -> None:
+    model, inputs = stack(1.0)
+    good = vp.profile(model, inputs, init="kaiming_normal", run="good")
+    bad = vp.profile(model, inputs, init="xavier_normal", run="bad")
+    findings = vp.diagnose(vp.analyze(good.merge(bad))).findings
+    assert {finding.run for finding in findings} == {"bad"}
+    assert {"VP101", "VP201"} <= {finding.code for finding in findings}
+
+
+def test_he_is_what_the_stack_was_drawn_from() -> None:
+    # The twin of the faults above, drawn by the library's own initializer.
+    model, inputs = stack(0.5)
+    vp.initialize(model, "kaiming_normal", seed=0)
+    assert findings_of(model, inputs) == {}
