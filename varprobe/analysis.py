@@ -161,6 +161,16 @@ class Analysis(Presentable):
         What was predicted, if anything.
     sites : tuple of SiteAnalysis
         One for each (run, step, site), in order of depth.
+
+    Examples
+    --------
+    >>> import torch, varprobe as vp
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU())
+    >>> inputs = torch.randn(32, 64)
+    >>> analysis = vp.analyze(vp.profile(model, inputs), vp.predict(model, inputs))
+    >>> layer = analysis.select_weighted(signal="activation")[0]
+    >>> layer.site.module, 0.5 < layer.ratio < 2, abs(layer.gain.z) < 4
+    ('0', True, True)
     """
 
     recording: Recording

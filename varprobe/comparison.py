@@ -30,6 +30,14 @@ class Comparison(Presentable):
         By the initialization's name, in the order they were asked for.
     diagnoses : mapping of str to Diagnosis
         The same for the verdicts.
+
+    Examples
+    --------
+    >>> import torch, varprobe as vp
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU())
+    >>> comparison = vp.compare(model, torch.randn(8, 64), inits=["kaiming_normal"], draws=2)
+    >>> comparison.diagnoses["kaiming_normal"].healthy
+    True
     """
 
     analyses: Mapping[str, Analysis]

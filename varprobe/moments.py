@@ -30,6 +30,14 @@ class Moments:
     ----------
     Chan, Golub, LeVeque (1979), Updating Formulae and a Pairwise Algorithm for Computing Sample
     Variances, eq. 2.1 (the merge).
+
+    Examples
+    --------
+    >>> import varprobe as vp
+    >>> first = vp.Moments(numel=2, mean=1.0, m2=2.0, abs_max=2.0)
+    >>> both = first.merge(vp.Moments(numel=2, mean=5.0, m2=2.0, abs_max=6.0))
+    >>> both.mean, both.variance, both.second_moment
+    (3.0, 5.0, 14.0)
     """
 
     numel: int

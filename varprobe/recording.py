@@ -40,6 +40,12 @@ class Site:
         weight and weight_gradient the parameter's name.
     signal : str
         One of `varprobe.schema.SIGNALS`.
+
+    Examples
+    --------
+    >>> import varprobe as vp
+    >>> print(vp.Site(module="encoder.attn", call=1, output="weights", signal="gradient"))
+    encoder.attn@1.weights
     """
 
     module: str
@@ -80,6 +86,13 @@ class Record:
         non-finite elements are not in it.
     backward : int
         Which of the backward passes that reached one forward (0 unless there were several).
+
+    Examples
+    --------
+    >>> import torch, varprobe as vp
+    >>> record = vp.profile(torch.nn.Linear(8, 4), torch.ones(2, 8)).records[0]
+    >>> record.site.signal, record.kind, record.shape, record.moments.numel
+    ('weight', 'Linear', (4, 8), 32)
     """
 
     run: str = ""
@@ -137,7 +150,22 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unobserved:
-    """Something that was *not* seen, and why."""
+    """Something that was *not* seen, and why.
+
+    Parameters
+    ----------
+    module : str
+        Name of the module, or of the site within it.
+    reason : str
+        Why it was not seen.
+
+    Examples
+    --------
+    >>> import torch, varprobe as vp
+    >>> attention = torch.nn.MultiheadAttention(8, 2)
+    >>> print(*vp.profile(attention, 3 * (torch.ones(5, 1, 8),)).unobserved)
+    out_proj: never called; its weights may be used without it, as a function's arguments
+    """
 
     module: str
     reason: str

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -97,6 +98,31 @@ def draw_weights_without_bias(layers: nn.ModuleList, factor: float) -> None:
 def test_layers_are_compared_with_their_like() -> None:
     torch.manual_seed(0)
     assert findings_of(Roles(), torch.randn(32, 64)) == {}
+
+
+class Pyramid(nn.Module):
+    """Four stages, each at half the resolution and twice the channels of the one before."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        widths = [3, 16, 32, 64, 128]
+        self.stages = nn.ModuleList(
+            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in itertools.pairwise(widths)
+        )
+        self.head = nn.Linear(128, 10)
+        draw_weights(self, he_times(factor))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for stage in self.stages:
+            x = torch.relu(stage(x))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(("factor", "healthy"), [(1.0, True), (0.1, False), (10.0, False)])
+def test_resolution_is_no_growth(factor: float, healthy: bool) -> None:
+    # A quarter of the pixels at each stage, and an average over those that are left.
+    torch.manual_seed(0)
+    assert (findings_of(Pyramid(factor), torch.randn(4, 3, 64, 64)) == {}) == healthy
 
 
 def test_two_layers_are_no_trend() -> None:

@@ -34,6 +34,15 @@ class Finding:
         What was found, in a sentence with its numbers.
     remedy : str
         What to do, as code where that is possible.
+
+    Examples
+    --------
+    >>> import torch, varprobe as vp
+    >>> layer = torch.nn.Linear(8, 4)
+    >>> _ = torch.nn.init.constant_(layer.weight, 0.5)
+    >>> finding = vp.check(layer, torch.ones(2, 8)).findings[0]
+    >>> print(finding.code, finding.name, finding.message, sep=": ")
+    VP302: constant weights: all 32 elements of its weight are 0.5
     """
 
     code: str

@@ -3,7 +3,10 @@
 Layers of one role are compared with each other: the blocks' first convolutions, all query
 projections, the linear layers of a plain stack. Roles may differ in scale by design (a query's
 gradient is far below its block's), and the scale of one role over depth is what propagation means.
-Only ratios count, so that units of the input and of the loss cancel.
+Only ratios count, so that units of the input and of the loss cancel. Where layers differ in size,
+initializations keep either the mean square of an element (fan-out laws going back, fan-in laws
+going forward) or the sum of squares of a sample; a stage at half the resolution may therefore
+differ by its factor of four in either. Growth is what both show.
 
 Growth is an error if it is both harmful and significant. Significant: further from 0 than chance
 takes a healthy net of this width. The log second moment of a ReLU net of widths n_l scatters over
@@ -160,12 +163,21 @@ def _follow(sites: Sequence[SiteAnalysis]) -> Trend:
     if not passing:
         return Trend((), (), ())
     start = math.log(passing[0].second_moment)
+    size = math.log(math.prod(passing[0].first.shape))
     log_variance, growth, scatter = 0.0, [], []
     for index, site in enumerate(passing):
         log_variance += RELU_LOG_VARIANCE / _width(site) if index else 0.0
-        growth.append(math.log(site.second_moment) - start)
+        mean_square = math.log(site.second_moment) - start
+        sum_of_squares = mean_square + math.log(math.prod(site.first.shape)) - size
+        growth.append(_take_milder(mean_square, sum_of_squares))
         scatter.append(math.sqrt(log_variance / site.draws))
     return Trend(tuple(passing), tuple(growth), tuple(scatter))
+
+
+def _take_milder(first: float, second: float) -> float:
+    if first * second <= 0.0:
+        return 0.0
+    return min(first, second, key=abs)
 
 
 def _width(site: SiteAnalysis) -> int:
