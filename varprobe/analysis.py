@@ -264,10 +264,11 @@ def analyze(recording: Recording, prediction: Prediction | None = None) -> Analy
         (r.run, r.draw, r.step, r.site.module, r.site.output): r
         for r in recording.select(signal="weight")
     }
+    expected = {} if prediction is None else {row.site: row for row in prediction}
     sites = tuple(
         SiteAnalysis(
             records=tuple(records),
-            expectation=prediction.find(records[0].site) if prediction else None,
+            expectation=expected.get(records[0].site),
             gain=_compare_gains(records, parameters),
             chi=chis.get((records[0].run, records[0].step, records[0].site), NAN),
         )

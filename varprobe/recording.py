@@ -279,10 +279,17 @@ class Recording(Presentable):
         return recording_file.read(path)
 
     def plot(self, prediction: object = None, **options: object) -> object:
-        """Draw second moments over depth; see `varprobe.plot_depth`."""
+        """Draw second moments over depth: one run beside a prediction, or several runs together.
+
+        See `varprobe.plot_depth` and `varprobe.plot_compare`.
+        """
         import varprobe
 
-        draw: Any = varprobe.plot_depth
+        draw: Any
+        if len(self.runs) > 1 and prediction is None and "run" not in options:
+            draw = varprobe.plot_compare
+            return draw(self, **options)
+        draw = varprobe.plot_depth
         return draw(self, prediction, **options)
 
     def __repr__(self) -> str:

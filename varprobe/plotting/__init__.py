@@ -1,0 +1,7 @@
+"""Plots as Display objects: numbers in the constructor, matplotlib only inside ``plot``."""
+
+from varprobe.plotting.compare import CompareDisplay, plot_compare
+from varprobe.plotting.curves import Curve
+from varprobe.plotting.depth import DepthDisplay, plot_depth
+
+__all__ = ["CompareDisplay", "Curve", "DepthDisplay", "plot_compare", "plot_depth"]
