@@ -51,7 +51,7 @@ def write(recording: Recording, path: str | os.PathLike[str]) -> None:
         than JSON scalars, lists and dicts.
     """
     try:
-        body = _codec_of(Recording).encode(recording)
+        body = codec_of(Recording).encode(recording)
     except _Misfit as misfit:
         raise TypeError(f"The recording cannot be saved: {misfit}.") from None
     records = ",\n".join(_dump(record) for record in body["records"])
@@ -76,7 +76,7 @@ def read(path: str | os.PathLike[str]) -> Recording:
     name = os.fspath(path)
     document = _parse(name, Path(path).read_bytes())
     try:
-        recording: Recording = _codec_of(Recording).decode(document)
+        recording: Recording = codec_of(Recording).decode(document)
         _check_signals(recording)
     except _Misfit as misfit:
         raise RecordingFormatError(
@@ -182,7 +182,7 @@ class _Codec:
 
 
 @functools.cache
-def _codec_of(kind: Any) -> _Codec:
+def codec_of(kind: Any) -> _Codec:
     """Return the codec of a field's type."""
     if kind in _SCALARS:
         return _SCALARS[kind]
@@ -190,11 +190,11 @@ def _codec_of(kind: Any) -> _Codec:
         return _object_codec(kind)
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is tuple:
-        return _list_codec(_codec_of(arguments[0]))
+        return _list_codec(codec_of(arguments[0]))
     if origin is Mapping:
         return _FACTS if arguments == (str, object) else _histogram_codec()
     present, _none = arguments
-    return _optional_codec(_codec_of(present))
+    return _optional_codec(codec_of(present))
 
 
 def _at(step: str, convert: Callable[[Any], Any], value: object) -> Any:
@@ -238,7 +238,7 @@ def _read_float(value: Any) -> float:
 
 def _object_codec(kind: Any) -> _Codec:
     hints = get_type_hints(kind)
-    codecs = {field.name: _codec_of(hints[field.name]) for field in dataclasses.fields(kind)}
+    codecs = {field.name: codec_of(hints[field.name]) for field in dataclasses.fields(kind)}
 
     def encode(value: Any) -> dict[str, Any]:
         return {n: _at(f".{n}", codec.encode, getattr(value, n)) for n, codec in codecs.items()}

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+Run = Callable[..., Result]
+
+
+def test_a_healthy_model_ends_with_what_was_looked_at(run: Run) -> None:
+    result = run("check", "models.py:with_inputs", "--draws", "3")
+    assert result.stdout == "healthy: 61 layers, 3 draws checked.\n"
+
+
+def test_findings_name_layer_number_limit_and_the_next_command(run: Run) -> None:
+    stdout = run("check", "models.py:xavier", "--input", "16,64").stdout
+    assert "VP101 error vanishing activations: " in stdout
+    assert "allowed is a factor of 10000" in stdout
+    assert "fix: " in stdout
+    assert "next: varprobe explain VP101" in stdout
+
+
+def test_the_option_replaces_the_inputs_of_the_target(run: Run) -> None:
+    result = run("check", "models.py:with_inputs", "--input", "4,63")
+    assert "(4x63 and 64x64)" in result.stderr
+
+
+def test_several_inputs_are_positional_arguments(run: Run) -> None:
+    inputs = ("--input", "4,6:int64:10", "--input", "1")
+    result = run("check", "models.py:Embedded", *inputs, "--format", "json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["layers"] == 3
+
+
+def test_the_loss_of_the_target_is_used(run: Run) -> None:
+    result = run("check", "models.py:with_loss", "--format", "json")
+    assert json.loads(result.stdout)["analysis"]["meta"]["loss"] == "user"
+
+
+def test_the_weights_may_be_drawn_anew(run: Run) -> None:
+    target = ("check", "models.py:xavier", "--input", "16,64")
+    assert run(*target).exit_code == 1
+    assert run(*target, "--init", "kaiming_normal").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "codes"),
+    [
+        (("--select", "vp2"), {"VP201"}),
+        (("--ignore", "VP1,VP3"), {"VP201"}),
+        (("--select", "VP001"), set()),
+    ],
+)
+def test_codes_are_selected_and_ignored(
+    run: Run, options: tuple[str, ...], codes: set[str]
+) -> None:
+    result = run("check", "models.py:xavier", "--input", "16,64", *options, "--format", "json")
+    document = json.loads(result.stdout)
+    assert {finding["code"] for finding in document["findings"]} == codes
+    assert result.exit_code == (1 if codes else 0)
+
+
+def test_an_empty_list_of_codes_is_wrong_usage(run: Run) -> None:
+    result = run("check", "models.py:he", "--select", ",")
+    assert result.exit_code == 2
+    assert "no code given, for example VP101,VP2." in result.stderr
+
+
+def test_the_same_seed_gives_the_same_document(run: Run) -> None:
+    args = ("check", "models.py:he", "--input", "16,64", "--format", "json")
+    assert run(*args).stdout == run(*args).stdout
+    assert run(*args).stdout != run(*args, "--seed", "1").stdout
+
+
+def test_a_page_is_written_also_when_there_are_findings(run: Run) -> None:
+    result = run("check", "models.py:xavier", "--input", "16,64", "--html", "new/page.html")
+    assert result.exit_code == 1
+    assert "wrote new/page.html" in result.stderr
+    assert "<title>Diagnosis of Sequential</title>" in Path("new/page.html").read_text()
+
+
+def test_what_cannot_be_written_is_a_sentence(run: Run) -> None:
+    result = run("check", "models.py:with_inputs", "--html", "models.py/page.html")
+    assert result.exit_code == 2
+    assert "'models.py/page.html' cannot be written: " in result.stderr
+    # What was found out is not lost with the file.
+    assert "healthy: 61 layers" in result.stdout

@@ -1,0 +1,146 @@
+"""The fixture in test runs of its own: what passes, what fails, and what a failure says."""
+
+from __future__ import annotations
+
+import pytest
+
+HEAD = """
+import pytest
+import torch
+from torch import nn
+
+def stack(init):
+    layers = []
+    for _ in range(30):
+        linear = nn.Linear(64, 64, bias=False)
+        init(linear.weight)
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers)
+
+def he():
+    return stack(lambda weight: nn.init.kaiming_normal_(weight))
+
+def xavier():
+    return stack(nn.init.xavier_normal_)
+
+inputs = torch.randn(16, 64)
+"""
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester):
+    """Return what runs a test file; pytest finds the plugin by its entry point."""
+
+    def run(code: str, *args: str) -> pytest.RunResult:
+        pytester.makepyfile(HEAD + code)
+        return pytester.runpytest_inprocess(*args)
+
+    return run
+
+
+def test_a_healthy_model_passes_and_an_unhealthy_one_fails(run) -> None:
+    result = run("""
+def test_he(propagation):
+    propagation.assert_healthy(he(), inputs)
+
+def test_xavier(propagation):
+    propagation.assert_healthy(xavier(), inputs)
+""")
+    result.assert_outcomes(passed=1, failed=1)
+
+
+def test_a_failure_names_layer_numbers_and_the_next_command(run) -> None:
+    result = run("""
+def test_xavier(propagation):
+    propagation.assert_healthy(xavier(), inputs)
+""")
+    result.stdout.fnmatch_lines(
+        [
+            "*PropagationError: Sequential is UNHEALTHY: 61 layers, 1 draw checked.",
+            "*VP101 error: 5?: the second moment of its output is *e-* times that at 0*",
+            "*fix: *",
+            "*next: varprobe explain VP101",
+        ]
+    )
+    # The frames of varprobe say nothing to whoever reads the failure.
+    result.stdout.no_fnmatch_line("*raise PropagationError*")
+
+
+def test_an_exception_of_the_model_is_no_pass(run) -> None:
+    result = run("""
+def test_wrong_shape(propagation):
+    propagation.assert_healthy(he(), torch.randn(16, 63))
+
+def test_unknown_option(propagation):
+    propagation.assert_healthy(he(), inputs, drws=3)
+
+def test_nothing_to_look_at(propagation):
+    propagation.assert_healthy(nn.Identity(), inputs)
+""")
+    result.assert_outcomes(failed=3)
+    result.stdout.fnmatch_lines_random(["*mat1 and mat2*", "*drws*", "*VP001*"])
+
+
+def test_draws_and_seed_come_from_the_command_line(run) -> None:
+    result = run(
+        """
+def test_a_function_has_draws(propagation):
+    recording = propagation.check(he, inputs).analysis.recording
+    assert (recording.draws, recording.meta["seed"]) == (3, 7)
+
+def test_an_initialization_has_draws(propagation):
+    recording = propagation.check(he(), inputs, init="kaiming_normal").analysis.recording
+    assert recording.draws == 3
+
+def test_given_weights_have_one(propagation):
+    assert propagation.check(he(), inputs).analysis.recording.draws == 1
+
+def test_an_argument_takes_precedence(propagation):
+    recording = propagation.check(he, inputs, draws=2, seed=1).analysis.recording
+    assert (recording.draws, recording.meta["seed"]) == (2, 1)
+""",
+        "--varprobe-draws=3",
+        "--varprobe-seed=7",
+    )
+    result.assert_outcomes(passed=4)
+
+
+def test_the_defaults_are_one_draw_seed_0_and_nothing_ignored(run) -> None:
+    result = run("""
+def test_defaults(propagation):
+    diagnosis = propagation.check(xavier, inputs)
+    recording = diagnosis.analysis.recording
+    assert (recording.draws, recording.meta["seed"], dict(diagnosis.ignored)) == (1, 0, {})
+""")
+    result.assert_outcomes(passed=1)
+
+
+def test_codes_are_ignored(run) -> None:
+    code = """
+def test_shared(propagation):
+    propagation.assert_healthy(xavier(), inputs)
+
+def test_own(propagation):
+    propagation.assert_healthy(xavier(), inputs, ignore=["VP101"])
+"""
+    run(code, "--varprobe-ignore=VP101,VP2", "--varprobe-ignore=VP3").assert_outcomes(
+        passed=1, failed=1
+    )
+
+
+@pytest.mark.parametrize("draws", ["0", "-1", "many"])
+def test_a_number_of_draws_that_means_nothing_is_wrong_usage(run, draws: str) -> None:
+    result = run("", f"--varprobe-draws={draws}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*'{draws}' is no number of draws: at least 1 is needed"])
+
+
+def test_the_options_are_explained(run) -> None:
+    result = run("", "--help")
+    result.stdout.fnmatch_lines(
+        ["*--varprobe-draws=N*", "*--varprobe-seed=N*", "*--varprobe-ignore=CODES*"]
+    )
+
+
+def test_the_fixture_is_listed(run) -> None:
+    run("", "--fixtures").stdout.fnmatch_lines(["propagation*"])

@@ -1,0 +1,73 @@
+"""``varprobe check``: judge one model, for CI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from varprobe.cli import options
+from varprobe.cli.commands import FINDINGS
+from varprobe.cli.output import stdout_for_results, write_file, write_result
+from varprobe.cli.subjects import load_subject
+
+if TYPE_CHECKING:
+    from varprobe.cli.inputs import InputSpec
+
+
+@click.command(
+    "check",
+    short_help="Judge a model, for CI.",
+    epilog=options.show_examples(
+        "varprobe check models.py:build --input 32,3,224,224",
+        "varprobe check package.models:build --init kaiming_normal --draws 3",
+        "varprobe check models.py:build --ignore VP103 --format json > verdict.json",
+    ),
+)
+@options.target
+@options.inputs
+@options.init
+@options.draws(default=1)
+@options.seed
+@options.select
+@options.ignore
+@options.output_format
+@options.html
+@click.pass_context
+def command(
+    ctx: click.Context,
+    target: str,
+    inputs: tuple[InputSpec, ...],
+    init: str | None,
+    draws: int,
+    seed: int,
+    select: tuple[str, ...] | None,
+    ignore: tuple[str, ...] | None,
+    output_format: str,
+    html: Path | None,
+) -> None:
+    """Judge a model, and exit with 0 if it is healthy, with 1 if not.
+
+    A healthy model ends with what was looked at: "48 layers, 3 draws checked". For what a code
+    means, see varprobe explain CODE.
+    """
+    import varprobe as vp
+
+    with stdout_for_results():
+        subject = load_subject(target, inputs, seed=seed)
+        diagnosis = vp.check(
+            subject.model,
+            subject.inputs,
+            init=init,
+            draws=draws,
+            seed=seed,
+            loss=subject.loss,
+            select=select,
+            ignore=ignore or (),
+        )
+    write_result(diagnosis, output_format, only_findings=True)
+    if html is not None:
+        write_file(html, diagnosis.to_html)
+    if not diagnosis.healthy:
+        ctx.exit(FINDINGS)

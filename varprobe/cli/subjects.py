@@ -1,0 +1,48 @@
+"""What an experiment is about: a model, its inputs, its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from varprobe.cli.commands import Failure
+from varprobe.cli.inputs import InputSpec, draw_inputs
+from varprobe.cli.targets import load_target
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """The first arguments of `varprobe.profile`, `varprobe.check` and `varprobe.compare`."""
+
+    model: nn.Module | Callable[[], nn.Module]
+    inputs: Any
+    loss: Any
+
+
+def load_subject(spec: str, specs: Sequence[InputSpec], *, seed: int) -> Subject:
+    """Return the model that TARGET names, with the inputs asked for or else with its own.
+
+    Raises
+    ------
+    Failure
+        If the target cannot be had, or there are no inputs.
+    """
+    import torch
+
+    # For a target that draws weights or inputs while it is imported or called.
+    torch.manual_seed(seed)
+    target = load_target(spec)
+    inputs = target.inputs
+    if specs:
+        device = next((p.device for p in target.sample.parameters()), torch.device("cpu"))
+        inputs = draw_inputs(specs, seed=seed, device=device)
+    if inputs is None:
+        raise Failure(
+            f"TARGET {spec!r} brings no inputs. Add their shape, for example --input 32,3,224,224, "
+            "or let it return (model, inputs)."
+        )
+    return Subject(model=target.model, inputs=inputs, loss=target.loss)
