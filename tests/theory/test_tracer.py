@@ -1,0 +1,116 @@
+"""The model is left as it was, and what it did is seen."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import varprobe as vp
+from varprobe.recording import Site
+
+
+def build():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Flatten(),
+        nn.Linear(8 * 16, 4),
+    )  # fmt: skip
+
+
+def snapshot(model):
+    hooks = [
+        (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
+        for m in model.modules()
+    ]
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    flags = [(p.requires_grad, p.grad is None) for p in model.parameters()]
+    return hooks, state, flags, torch.get_rng_state(), [m.training for m in model.modules()]
+
+
+def assert_unchanged(before, after):
+    assert before[0] == after[0]
+    assert all(torch.equal(before[1][name], after[1][name]) for name in before[1])
+    assert before[2] == after[2]
+    assert torch.equal(before[3], after[3])
+    assert before[4] == after[4]
+
+
+@pytest.mark.parametrize("init", [None, "kaiming_normal"])
+def test_nothing_of_the_model_changes(init):
+    model, x = build(), torch.randn(2, 3, 6, 6)
+    kept = x.clone()
+    before = snapshot(model)
+    vp.predict(model, x, init=init)
+    assert_unchanged(before, snapshot(model))
+    assert torch.equal(x, kept)
+    copy.deepcopy(model)
+
+
+def test_nothing_changes_either_when_the_model_rejects_its_inputs():
+    model, x = build(), torch.randn(2, 5, 6, 6)
+    before = snapshot(model)
+    with pytest.raises(RuntimeError, match="channels"):
+        vp.predict(model, x)
+    assert_unchanged(before, snapshot(model))
+
+
+def test_a_model_that_looks_at_its_numbers_is_run_on_them():
+    class Looks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.norm = nn.Linear(8, 8), nn.BatchNorm1d(8)
+
+        def forward(self, x):
+            h = self.norm(self.layer(x))
+            return torch.relu(h) if h.sum().item() < 1e9 else h
+
+    model, x = Looks(), torch.randn(4, 8)
+    before = snapshot(model)
+    prediction = vp.predict(model, x)
+    assert_unchanged(before, snapshot(model))
+    assert prediction.find(Site(module="")).second_moment == pytest.approx(0.5, rel=1e-3)
+
+
+def test_no_grad_and_detach_cut_gradients():
+    class Cut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (nn.Linear(8, 8) for _ in range(3))
+
+        def forward(self, x):
+            with torch.no_grad():
+                x = self.a(x)
+            return self.c(self.b(x).detach())
+
+    model, x = Cut(), torch.randn(4, 8)
+    prediction = vp.predict(model, x)
+    assert prediction.find(Site(module="c", signal="gradient")) is not None
+    assert prediction.find(Site(module="b", signal="gradient")) is None
+    assert prediction.find(Site(module="a", signal="gradient")) is None
+
+
+def test_frozen_parameters_have_no_gradient_row():
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+    model[0].requires_grad_(False)
+    x = torch.randn(4, 8)
+    recorded = {record.site for record in vp.profile(model, x)}
+    assert {e.site for e in vp.predict(model, x)} == recorded
+
+
+def test_a_module_that_is_registered_twice_keeps_its_parameters():
+    layer = nn.Linear(8, 8)
+    model = nn.Sequential(layer, nn.ReLU(), layer)
+    kept = layer.weight
+    vp.predict(model, torch.randn(2, 8))
+    assert layer.weight is kept
+
+
+def test_what_a_forward_pass_leaves_in_a_module_is_taken_out():
+    class Caches(nn.Module):
+        def forward(self, x):
+            self.seen = x
+            return x * 2
+
+    model = nn.Sequential(nn.Linear(8, 8), Caches())
+    vp.predict(model, torch.randn(2, 8))
+    assert not hasattr(model[1], "seen")

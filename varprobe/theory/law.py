@@ -1,0 +1,336 @@
+"""What the theory knows of a tensor: the values that stand in a rule in place of tensors.
+
+`Law` is the second-order law of a random array over draws of the weights. `Weight` is a parameter,
+`Known` a tensor whose numbers are given, `Noise` an array of independent standard normals that has
+not met a layer yet, `Unknown` what no rule reached. A rule is called with these and returns a value
+of its output, or a `Step` that also says how gradients go back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from varprobe.initializers.laws import WeightLaw
+from varprobe.theory.expectations import Field
+from varprobe.theory.fluctuations import Activation, GradientSpread, Spread
+from varprobe.theory.layout import Layout, Role
+from varprobe.theory.pairs import Pairs
+from varprobe.theory.pointwise import IDENTITY, Pointwise
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How much a law may be trusted, and what it was made of.
+
+    Parameters
+    ----------
+    status : str
+        "exact" (at infinite width) or "approximate".
+    reason : str
+        Why it is no better.
+    touched, fresh : int
+        Bit sets of the weights that the array depends on, and of those in which it is linear with
+        mean zero: an array is uncorrelated with whatever did not touch one of its fresh weights.
+    """
+
+    status: Literal["exact", "approximate"] = "exact"
+    reason: str = ""
+    touched: int = 0
+    fresh: int = 0
+
+    def merge(self, *others: Standing) -> Standing:
+        """Return the standing of what depends on all of these."""
+        every = (self, *others)
+        worst = next((s for s in every if s.status == "approximate"), self)
+        touched = 0
+        for standing in every:
+            touched |= standing.touched
+        return Standing(worst.status, worst.reason, touched)
+
+    def inherit(self, other: Standing) -> Standing:
+        """Return the same, no more exact than ``other``."""
+        return self.approximate(other.reason) if other.status == "approximate" else self
+
+    def approximate(self, reason: str) -> Standing:
+        """Return the same, no longer exact, for ``reason`` unless there was one before."""
+        if self.status == "approximate":
+            return self
+        return replace(self, status="approximate", reason=reason)
+
+    def is_uncorrelated(self, other: Standing) -> bool:
+        """Return whether a weight of mean zero stands between the two."""
+        return bool(self.fresh & ~other.touched or other.fresh & ~self.touched)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Law:
+    """The law of a random array: a pointwise function of a field over positions.
+
+    Parameters
+    ----------
+    layout : Layout
+        The roles of its axes.
+    field : Field
+        Second-order law of what the function is applied to.
+    function : Pointwise
+        Applied to each element of the field.
+    thinning : float
+        Probability with which an element was kept by dropout, the others are zero; kept ones are
+        divided by it.
+    standing : Standing
+        How the law was reached.
+    field_spread : Spread
+        How the second moment of the field scatters at finite width.
+    pooled_spread : Spread or None
+        That of the array itself, where it is not made by the function alone.
+    """
+
+    layout: Layout
+    field: Field
+    function: Pointwise = IDENTITY
+    thinning: float = 1.0
+    standing: Standing = dataclasses.field(default_factory=Standing)
+    field_spread: Spread
+    pooled_spread: Spread | None = None
+
+    @property
+    def is_field(self) -> bool:
+        """Whether the array is its field, not a function of it."""
+        return self.function is IDENTITY
+
+    @cached_property
+    def spread(self) -> Spread:
+        """How the second moment scatters at finite width."""
+        if self.pooled_spread is not None:
+            return self.pooled_spread
+        if self.is_field or not self.field.gaussian:
+            return self.field_spread
+        return Activation(self.field, self.features).forward(self.function, self.field_spread)
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """E[x_p x_p'] of all pairs of positions."""
+        pairs = self.field.pairs if self.is_field else self.field.expect_pairs(self.function)
+        if self.thinning == 1.0:
+            return pairs
+        return pairs.add_diagonal(pairs.second_moments * (1 / self.thinning - 1))
+
+    @cached_property
+    def means(self) -> Tensor:
+        """E[x_p] of each position, float64."""
+        if self.is_field:
+            return self.field.means
+        return self.field.expect(self.function)
+
+    @property
+    def features(self) -> int:
+        """Number of features."""
+        return self.layout.count(Role.FEATURE)
+
+    @property
+    def elements(self) -> int:
+        """Number of elements of the tensor."""
+        return self.pairs.size * self.features
+
+    def settle(self) -> Field:
+        """Return the array itself as a field, forgetting what it is a function of."""
+        if self.is_field and self.thinning == 1.0:
+            return self.field
+        return Field(self.pairs, self.means, gaussian=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A parameter: the law of its elements, and its shape."""
+
+    law: WeightLaw
+    shape: tuple[int, ...]
+    bit: int
+    requires_grad: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A tensor whose numbers are given: an input, a buffer, and what is made of them."""
+
+    tensor: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor."""
+        return tuple(self.tensor.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Independent standard normals; how its axes are read is left to the first layer."""
+
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """What no rule reached.
+
+    Parameters
+    ----------
+    reason : str
+        What stood in the way.
+    op : str
+        The operation without a rule.
+    tainted : bool
+        Whether it merely descends from that operation's output.
+    """
+
+    reason: str
+    op: str
+    tainted: bool = False
+
+    def taint(self) -> Unknown:
+        """Return the value of what is computed from this one."""
+        return self if self.tainted else Unknown(f"follows {self.op}: {self.reason}", self.op, True)
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """A tensor that carries no signal: indices, masks, shapes."""
+
+
+Value = Law | Weight | Known | Noise | Unknown | Ignored
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factor:
+    """What a gradient was multiplied with on its way: a random factor that depends on a field.
+
+    Parameters
+    ----------
+    field : Field
+        The field whose elements the factor depends on.
+    mean : Pointwise
+        Expected factor, given the element.
+    square : Pointwise or None
+        Expected squared factor, given the element; None for a factor that is not random.
+    """
+
+    field: Field
+    mean: Pointwise
+    square: Pointwise | None = None
+
+    def times(self, other: Factor) -> Factor:
+        """Return the product of two factors of the same field, independent given its elements."""
+        square = None
+        if self.square is not None or other.square is not None:
+            square = (self.square or self.mean * self.mean) * (
+                other.square or other.mean * other.mean
+            )
+        return Factor(field=self.field, mean=self.mean * other.mean, square=square)
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """E of the product of the factors at all pairs of positions."""
+        return self.weigh(None)
+
+    def weigh(self, by: Pointwise | None) -> Pairs:
+        """Return `pairs` with each factor multiplied by a function of its element."""
+        mean = self.mean if by is None else self.mean * by
+        pairs = self.field.expect_pairs(mean)
+        if self.square is None:
+            return pairs
+        square = self.square if by is None else self.square * by * by
+        return pairs.with_diagonal(self.field.expect(square))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gradient:
+    """The law of the gradient of a tensor: independent signal times a factor of the forward pass.
+
+    Parameters
+    ----------
+    layout : Layout
+        That of the tensor.
+    signal : Pairs
+        Pairs of the part that is independent of the tensor.
+    factor : Factor or None
+        What the signal was multiplied with since it met a weight; None for 1.
+    signal_spread : GradientSpread
+        How the second moment of the signal scatters at finite width.
+    """
+
+    layout: Layout
+    signal: Pairs
+    factor: Factor | None = None
+    standing: Standing = dataclasses.field(default_factory=Standing)
+    signal_spread: GradientSpread
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """E[g_p g_p'] of all pairs of positions."""
+        return self.signal if self.factor is None else self.signal * self.factor.pairs
+
+    @cached_property
+    def spread(self) -> GradientSpread:
+        """How the second moment scatters at finite width."""
+        if self.factor is None:
+            return self.signal_spread
+        activation = Activation(self.factor.field, self.layout.count(Role.FEATURE))
+        mean = self.factor.mean
+        square = self.factor.square or mean * mean
+        return activation.backward(mean, square, self.signal, self.signal_spread)
+
+    def times(self, field: Field, slope: Pointwise, square: Pointwise | None = None) -> Gradient:
+        """Return the gradient multiplied by a (random) function of the elements of ``field``."""
+        step = Factor(field=field, mean=slope, square=square)
+        if self.factor is not None and self.factor.field is field:
+            return replace(self, factor=self.factor.times(step))
+        settled = self.settle()
+        return replace(settled, factor=step)
+
+    def settle(self) -> Gradient:
+        """Return the gradient as a signal, forgetting what it was multiplied with."""
+        if self.factor is None:
+            return self
+        return replace(self, signal=self.pairs, factor=None, signal_spread=self.spread)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightGradient:
+    """Second moment of the elements of a parameter's gradient, and its relative variance."""
+
+    second_moment: float
+    spread: Spread
+    standing: Standing
+
+
+Upstream = Gradient | Unknown | None
+Downstream = Gradient | WeightGradient | Unknown | None
+Backward = Callable[..., Sequence[Downstream]]
+"""Called with the gradient of each output, returns that of each tensor argument, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The output of an operation, and how gradients go back through it."""
+
+    output: Value
+    backward: Backward | None
+
+
+def concat_bits(weights: Sequence[Weight]) -> int:
+    """Return the bit set of several weights."""
+    bits = 0
+    for weight in weights:
+        bits |= weight.bit
+    return bits
+
+
+def uniform_pairs(pairs: Pairs) -> Pairs:
+    """Return pairs of the same size that are all 1."""
+    return replace(pairs, values=torch.ones_like(pairs.values))

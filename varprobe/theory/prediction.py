@@ -1,0 +1,248 @@
+"""The call that predicts, and what it returns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from varprobe.modules import Inputs, Loss, split_inputs
+from varprobe.presentation import Presentable
+from varprobe.recording import Site
+from varprobe.schema import PREDICTION, build_frame
+from varprobe.theory.backpropagation import Arriving, pull_back
+from varprobe.theory.law import Ignored, Known, Noise, Unknown, Value, Weight
+from varprobe.theory.parameters import Initialization, Parameter, build_model, read_parameters
+from varprobe.theory.propagation import Forward, propagate
+from varprobe.theory.rows import (
+    Expectation,
+    expect_activation,
+    expect_gradient,
+    expect_weight,
+    expect_weight_gradient,
+)
+from varprobe.theory.tracer import Slot, Tape, trace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OWN_LOSS = Unknown("the size of the gradient of a loss of one's own is not predicted", "loss")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction(Presentable):
+    """What theory expects of every tensor of a model.
+
+    Parameters
+    ----------
+    expectations : tuple of Expectation
+        One for each output of a module, its gradient, each parameter and its gradient, in order of
+        depth.
+    meta : mapping
+        Model, initialization, batch size.
+    unsupported : mapping of str to int
+        Operations without a rule that a row suffers from, with the number of such rows.
+    """
+
+    expectations: tuple[Expectation, ...]
+    meta: Mapping[str, object] = field(default_factory=dict)
+    unsupported: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.expectations)
+
+    def __iter__(self) -> Iterator[Expectation]:
+        return iter(self.expectations)
+
+    def find(self, site: Site) -> Expectation | None:
+        """Return the expectation of one site, None if there is none."""
+        return next((e for e in self.expectations if e.site == site), None)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a tidy frame with the columns of `varprobe.schema.PREDICTION`."""
+        return build_frame(PREDICTION, (e.to_row() for e in self.expectations))
+
+    def plot(self, **options: Any) -> object:
+        """Draw second moments over depth; see `varprobe.plot_depth`."""
+        import varprobe
+
+        return varprobe.plot_depth(None, self, **options)
+
+    def __repr__(self) -> str:
+        counts = Counter(e.site.signal for e in self.expectations)
+        said = ", ".join(f"{count} {name}s" for name, count in counts.items()) or "nothing"
+        statuses = Counter(e.status for e in self.expectations)
+        how = ", ".join(f"{count} {status}" for status, count in statuses.items())
+        return f"<Prediction for {self.meta.get('model', 'a model')}: {said} ({how})>"
+
+
+def predict(
+    model: nn.Module | Callable[[], nn.Module],
+    inputs: Inputs | Callable[[int], Inputs],
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    init: Initialization | None = None,
+    loss: Loss | bool | None = None,
+) -> Prediction:
+    """Predict the moments of every activation, gradient and weight gradient.
+
+    The model runs once on tensors without numbers; then laws of second order are sent along what it
+    did, forward and back, with the scatter that finite width gives one draw of the weights. The
+    model is not changed and no memory is taken for its tensors.
+
+    Parameters
+    ----------
+    model : torch.nn.Module or callable
+        A model, or a function without arguments that builds one; with a named ``init`` it builds on
+        the meta device.
+    inputs : tensor, tuple, mapping or callable
+        As in `varprobe.profile`. Given numbers are taken as they are: only the weights are random.
+        Tensors on the meta device stand for independent standard normals.
+    kwargs : mapping, optional
+        Keyword arguments beside a tensor or a tuple.
+    init : str or callable, optional
+        The initialization whose laws the weights have. None, and what the initialization leaves
+        alone: the moments that the weights have now.
+    loss : None, False or callable
+        None sends independent N(0, 1) gradients into every differentiable output. False predicts no
+        gradients. The gradients of a loss of one's own are not predicted; their rows say so.
+
+    Returns
+    -------
+    Prediction
+        Rows whose sites are those that `varprobe.Probe` records. A row that no rule reaches has
+        status "unknown" or "tainted" and NaN in place of numbers.
+
+    Raises
+    ------
+    UnknownNameError
+        If ``init`` is no known name.
+    UnsupportedModelError
+        If the function that should build a model does not.
+
+    Examples
+    --------
+    >>> import torch, varprobe as vp
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU())
+    >>> prediction = vp.predict(model, torch.randn(8, 64), init="kaiming_normal")
+    >>> prediction
+    <Prediction for Sequential: 2 weights, 3 activations, 3 gradients, 2 weight_gradients ...>
+    """
+    built = build_model(model, init)
+    given = inputs(0) if _is_function(inputs) else inputs
+    args, keywords = split_inputs(given, kwargs)
+    tape, results = trace(built, args, keywords)
+    parameters = list(read_parameters(built, init))
+    forward = propagate(tape, _read_sources(tape, parameters))
+    gradients = None
+    if loss is not False:
+        gradients = _find_gradients(tape, forward, results, own=callable(loss))
+    expectations = tuple(_list_rows(tape, forward, gradients, parameters))
+    return Prediction(
+        expectations=expectations,
+        meta={
+            "model": type(built).__name__,
+            "init": init if isinstance(init, str) else getattr(init, "__name__", None),
+            "training": built.training,
+            "operations": len(tape.operations),
+        },
+        unsupported=_count_unsupported(tape, forward, gradients),
+    )
+
+
+def _is_function(inputs: object) -> bool:
+    return callable(inputs) and not isinstance(inputs, torch.Tensor | Mapping)
+
+
+def _read_sources(tape: Tape, parameters: list[Parameter]) -> dict[int, Value]:
+    """Return the values of parameters and inputs; buffers and constants are what they are."""
+    laws = {id(parameter.tensor): (index, parameter) for index, parameter in enumerate(parameters)}
+    sources: dict[int, Value] = {}
+    for number, tensor in tape.sources.items():
+        if id(tensor) in laws:
+            index, parameter = laws[id(tensor)]
+            sources[number] = (
+                Unknown("no law is known for the parameter", "initialization")
+                if parameter.law is None
+                else Weight(parameter.law, tuple(tensor.shape), 1 << index)
+            )
+        elif tensor.is_meta and number in tape.inputs:
+            sources[number] = (
+                Noise(tuple(tensor.shape)) if tensor.is_floating_point() else Ignored()
+            )
+        elif tensor.is_meta:
+            sources[number] = Ignored()
+        else:
+            sources[number] = Known(tensor)
+    return sources
+
+
+class _Gradients:
+    """The gradients that arrive, and which values have one."""
+
+    def __init__(self, arrived: dict[int, Arriving], needed: set[int]) -> None:
+        self.arrived = arrived
+        self.needed = needed
+
+
+def _find_gradients(tape: Tape, forward: Forward, results: list[int], *, own: bool) -> _Gradients:
+    needed = {n for n, tensor in tape.sources.items() if tensor.requires_grad}
+    for operation in tape.operations:
+        read = (
+            leaf.value
+            for leaf in pytree.tree_leaves((operation.args, operation.kwargs))
+            if isinstance(leaf, Slot)
+        )
+        if operation.grad and operation.name not in CUTS and not needed.isdisjoint(read):
+            needed.update(n for n in operation.outputs if tape.floating[n])
+    arrived = pull_back(tape, forward, results, needed.__contains__)
+    if own:
+        arrived = dict.fromkeys(arrived, OWN_LOSS)
+    return _Gradients(arrived, needed)
+
+
+CUTS = frozenset({"aten.detach.default", "aten.detach_.default"})
+"""Operations through which no gradient goes."""
+
+
+def _list_rows(
+    tape: Tape, forward: Forward, gradients: _Gradients | None, parameters: list[Parameter]
+) -> Iterator[Expectation]:
+    depths: dict[str, int] = {}
+    for output in tape.outputs:
+        depths.setdefault(output.module, output.depth)
+    last = 1 + max((output.depth for output in tape.outputs), default=-1)
+    numbers = {id(tensor): number for number, tensor in tape.sources.items()}
+    found: list[Expectation] = []
+    for parameter in parameters:
+        depth = depths.get(parameter.module, last)
+        found.append(expect_weight(parameter, depth))
+        number = numbers.get(id(parameter.tensor))
+        if gradients is not None and number in gradients.arrived:
+            found.append(expect_weight_gradient(parameter, depth, gradients.arrived[number]))
+    for output in tape.outputs:
+        value = forward.values[output.value]
+        if isinstance(value, Ignored):
+            continue
+        found.append(expect_activation(output, value))
+        if gradients is not None and output.value in gradients.arrived:
+            found.append(expect_gradient(output, gradients.arrived[output.value], value))
+    return iter(sorted(found, key=lambda e: (SIGNAL_ORDER[e.site.signal], e.depth)))
+
+
+SIGNAL_ORDER = {"weight": 0, "activation": 1, "gradient": 2, "weight_gradient": 3}
+
+
+def _count_unsupported(
+    tape: Tape, forward: Forward, gradients: _Gradients | None
+) -> Mapping[str, int]:
+    values = [forward.values[output.value] for output in tape.outputs]
+    if gradients is not None:
+        values += [gradients.arrived[o.value] for o in tape.outputs if o.value in gradients.arrived]  # type: ignore[misc]
+    unknown = (value for value in values if isinstance(value, Unknown) and value is not OWN_LOSS)
+    return dict(Counter(value.op for value in unknown).most_common())

@@ -1,0 +1,72 @@
+"""Linear layers, and products with a parameter."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from varprobe.errors import MissingRuleError
+from varprobe.theory.law import Law, Step, Value, Weight
+from varprobe.theory.layout import Axis, Role
+from varprobe.theory.rules.contraction import Contraction, contract
+from varprobe.theory.rules.reading import read_law
+from varprobe.theory.rules.registry import rule
+
+aten = torch.ops.aten
+
+
+@rule(aten.linear)
+def linear(x: Value, weight: Value, bias: Value | None = None) -> Step:
+    """Return x Wᵀ + b over the last dimension."""
+    law = read_law(x, feature_dim=-1)
+    if not isinstance(weight, Weight):
+        raise MissingRuleError("the weight is not a parameter")
+    return contract(law, weight, bias, _shape_linear(law, weight.shape[0]))
+
+
+@rule(aten.addmm)
+def addmm(bias: Value, x: Value, weight: Value) -> Step:
+    """Return x W + b."""
+    law = read_law(x, feature_dim=-1)
+    if not isinstance(weight, Weight):
+        raise MissingRuleError("the second factor is not a parameter")
+    step = contract(law, weight, bias, _shape_linear(law, weight.shape[1]))
+    assert step.backward is not None
+    inner = step.backward
+
+    def backward(gradient: object) -> tuple[object, ...]:
+        to_x, to_weight, to_bias = inner(gradient)
+        return to_bias, to_x, to_weight
+
+    return Step(step.output, backward)  # type: ignore[arg-type]
+
+
+@rule(aten.mm, aten.matmul)
+def matmul(x: Value, weight: Value) -> Step:
+    """Return x W for a parameter W of two dimensions."""
+    law = read_law(x, feature_dim=-1)
+    if not isinstance(weight, Weight) or len(weight.shape) != 2:
+        raise MissingRuleError("the second factor is not a parameter of two dimensions")
+    return contract(law, weight, None, _shape_linear(law, weight.shape[1]))
+
+
+def _shape_linear(x: Law, out_features: int) -> Contraction:
+    last = len(x.layout.dims) - 1
+    contracted = x.layout.dims[last]
+    if any(axis.role is Role.SAMPLE for axis in contracted):
+        raise MissingRuleError("a linear map over samples")
+    kept = x.layout.replace(last, ())
+    if kept.count(Role.FEATURE) > 1:
+        raise MissingRuleError("a linear map over positions, not features")
+    inner = x.layout.positions_of(last)
+    outer = x.layout.count(Role.POSITION) // inner
+    output = (Axis(Role.FEATURE, out_features),) if out_features != 1 else ()
+    return Contraction(
+        layout=x.layout.replace(last, output),
+        forward=lambda pairs: pairs.reduce(outer, inner),
+        adjoint=lambda pairs: pairs.repeat(inner),
+        taps=inner,
+        fan_in=math.prod(axis.size for axis in contracted) // inner,
+        fan_out=out_features,
+    )

@@ -1,0 +1,200 @@
+"""Normalization whose statistics average over many features: layer, group and RMS norm.
+
+The mean and the variance that are taken off are then sure numbers, and the norm is an affine map at
+each position. Batch norm has statistics of its own for each feature: see `batch_norm`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from varprobe.errors import MissingRuleError
+from varprobe.theory.expectations import Field
+from varprobe.theory.fluctuations import Spread, realize, scatter_products
+from varprobe.theory.law import (
+    Downstream,
+    Gradient,
+    Law,
+    Step,
+    Value,
+    Weight,
+    WeightGradient,
+    uniform_pairs,
+)
+from varprobe.theory.layout import Role
+from varprobe.theory.pairs import Pairs
+from varprobe.theory.pointwise import Pointwise
+from varprobe.theory.rules.contraction import realize_gradient
+from varprobe.theory.rules.convolution import check_channels
+from varprobe.theory.rules.reading import read_law
+from varprobe.theory.rules.registry import rule
+
+aten = torch.ops.aten
+
+FEW_FEATURES = 8
+"""Features per statistic below which its scatter is no longer small."""
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """The elementwise affine map behind a norm: γ x + β, both the same for all features."""
+
+    gamma: float
+    beta: float
+    weights: tuple[Weight, ...]
+
+    @classmethod
+    def of(cls, weight: Value | None, bias: Value | None) -> Affine:
+        """Read the parameters, which must be constant over features."""
+        gamma, beta = _constant(weight, 1.0), _constant(bias, 0.0)
+        return cls(gamma, beta, tuple(w for w in (weight, bias) if isinstance(w, Weight)))
+
+
+def _constant(value: Value | None, default: float) -> float:
+    if value is None:
+        return default
+    if isinstance(value, Weight) and value.law.variance <= 1e-12 * value.law.second_moment:
+        return value.law.mean
+    raise MissingRuleError("the norm's weight or bias differs from feature to feature")
+
+
+@rule(aten.layer_norm)
+def layer_norm(
+    x: Value,
+    normalized_shape: Sequence[int],
+    weight: Value | None = None,
+    bias: Value | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,  # noqa: ARG001
+) -> Step:
+    """Return x, centred and scaled over its last dimensions (Ba et al. 2016, eq. 4)."""
+    law = read_law(x, feature_dim=-1)
+    inner = _inner_positions(law, len(normalized_shape))
+    return normalize(law, Affine.of(weight, bias), eps, inner=inner, centred=True)
+
+
+@rule(aten.rms_norm)
+def rms_norm(
+    x: Value, normalized_shape: Sequence[int], weight: Value | None = None, eps: float | None = None
+) -> Step:
+    """Return x, scaled by its root mean square over its last dimensions."""
+    law = read_law(x, feature_dim=-1)
+    inner = _inner_positions(law, len(normalized_shape))
+    small = torch.finfo(torch.float32).eps if eps is None else eps
+    return normalize(law, Affine.of(weight, None), small, inner=inner, centred=False)
+
+
+@rule(aten.group_norm)
+def group_norm(
+    x: Value,
+    groups: int,
+    weight: Value | None = None,
+    bias: Value | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,  # noqa: ARG001
+) -> Step:
+    """Return x, centred and scaled over groups of features and all positions of a sample."""
+    law = read_law(x, feature_dim=1)
+    check_channels(law.layout)
+    if law.features // groups < FEW_FEATURES:
+        raise MissingRuleError(f"fewer than {FEW_FEATURES} features share a statistic")
+    inner = law.layout.count(Role.POSITION) // law.layout.positions_of(0)
+    affine = Affine.of(weight, bias)
+    return normalize(law, affine, eps, inner=inner, centred=True, per_position=False)
+
+
+def _inner_positions(x: Law, dims: int) -> int:
+    """Return how many positions share a statistic over the last ``dims`` dimensions."""
+    chosen = range(len(x.layout.dims) - dims, len(x.layout.dims))
+    if any(axis.role is Role.SAMPLE for d in chosen for axis in x.layout.dims[d]):
+        raise MissingRuleError("a norm over samples")
+    features = math.prod(
+        axis.size for d in chosen for axis in x.layout.dims[d] if axis.role is Role.FEATURE
+    )
+    if features != x.features or features < FEW_FEATURES:
+        raise MissingRuleError(f"fewer than {FEW_FEATURES} features share a statistic")
+    return math.prod(x.layout.positions_of(d) for d in chosen)
+
+
+def normalize(
+    x: Law, affine: Affine, eps: float, *, inner: int, centred: bool, per_position: bool = True
+) -> Step:
+    """Return the norm over the features and blocks of ``inner`` neighbouring positions.
+
+    ``per_position`` says whether each position of a block has parameters of its own.
+    """
+
+    def pool(values: Tensor) -> Tensor:
+        return values.double().view(-1, inner).mean(1).repeat_interleave(inner)
+
+    centres = pool(x.means) if centred else torch.zeros_like(x.means)
+    variances = pool(x.pairs.second_moments) - centres.square()
+    scales = (variances + eps).rsqrt()
+    output = _scale(x, centres, scales, affine)
+
+    def backward(gradient: Gradient) -> Sequence[Downstream]:
+        standing = gradient.standing.inherit(x.standing)
+        signal = gradient.pairs * (affine.gamma**2)
+        # The norm divides by the scale of what came in.
+        spread = replace(gradient.settle().signal_spread, tilt=-1.0, echo=0.0)
+        down = Gradient(
+            layout=x.layout,
+            signal=signal.scale(scales),
+            standing=standing,
+            signal_spread=spread,
+        )
+        found: list[Downstream] = [down]
+        shared = inner if per_position else 1
+        for pairs in _affine_moments(gradient, output, affine)[: len(affine.weights)]:
+            pooled = pairs.reduce(pairs.positions // shared, shared)
+            ones, total = uniform_pairs(pooled), pooled.total()
+            scatter = scatter_products(pooled, realize_gradient(gradient), ones, Spread(), total)
+            found.append(WeightGradient(total / shared, scatter, standing))
+        return found
+
+    return Step(output, backward)
+
+
+def _scale(x: Law, centres: Tensor, scales: Tensor, affine: Affine) -> Law:
+    """Return γ (x - centre) scale + β, as a function of x's field if all positions are alike."""
+    spread = realize(x.spread, x.pairs, x.features)
+    kept = Spread(gram=spread.gram, pinned=True)
+    alike = bool(torch.allclose(scales, scales[:1].expand_as(scales), rtol=1e-9, atol=0)) and bool(
+        torch.allclose(centres, centres[:1].expand_as(centres), rtol=1e-9, atol=1e-12)
+    )
+    if alike and not x.is_field and x.thinning == 1.0:
+        gain = affine.gamma * float(scales[0])
+        shift = affine.beta - gain * float(centres[0])
+        inner = x.function
+        function = Pointwise(lambda u: gain * inner(u) + shift)
+        return replace(x, function=function)
+    settled = x.settle()
+    gains = affine.gamma * scales
+    means = gains * (settled.means - centres) + affine.beta
+    pairs = settled.covariances.scale(gains).add_product(means, means)
+    return Law(
+        layout=x.layout,
+        field=Field(pairs, means, settled.gaussian),
+        standing=x.standing,
+        field_spread=kept,
+    )
+
+
+def _affine_moments(gradient: Gradient, output: Law, affine: Affine) -> tuple[Pairs, Pairs]:
+    """Return the pairs of (gradient x normalized value) and of the gradient."""
+    factor = gradient.factor
+    gamma = affine.gamma or 1.0
+
+    def unit(v: Tensor) -> Tensor:
+        return (output.function(v) - affine.beta) / gamma
+
+    if factor is not None and factor.field is output.field:
+        return gradient.signal * factor.weigh(Pointwise(unit)), gradient.pairs
+    shift = output.means - affine.beta
+    unscaled = output.pairs.add_product(output.means, output.means, -1.0).add_product(shift, shift)
+    return gradient.pairs * unscaled * (1 / gamma**2), gradient.pairs

@@ -1,0 +1,213 @@
+"""Every pointwise operation: it is composed with what its arguments are functions of.
+
+There is no table of activation functions. The operation itself runs on quadrature nodes, forward
+and (through autograd) for its slope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.utils import _pytree as pytree
+
+from varprobe.errors import MissingRuleError
+from varprobe.theory.expectations import Field
+from varprobe.theory.fluctuations import Spread, scatter_products
+from varprobe.theory.law import (
+    Downstream,
+    Gradient,
+    Ignored,
+    Known,
+    Law,
+    Noise,
+    Step,
+    Weight,
+    WeightGradient,
+    uniform_pairs,
+)
+from varprobe.theory.pointwise import Pointwise, differentiate, scale_by
+from varprobe.theory.rules.contraction import realize_gradient
+from varprobe.theory.rules.reading import default_feature_dim, read_law
+
+aten = torch.ops.aten
+
+UNTAGGED = frozenset({aten.hardswish, aten.log_sigmoid, aten._prelu_kernel})
+"""Pointwise operations that torch does not tag as such."""
+
+
+def is_pointwise(op: OpOverload) -> bool:
+    """Return whether an operation acts on each element by itself, and is not random."""
+    if torch.Tag.nondeterministic_seeded in op.tags:
+        return False
+    return torch.Tag.pointwise in op.tags or to_functional(op).overloadpacket in UNTAGGED
+
+
+def to_functional(op: OpOverload) -> OpOverload:
+    """Return the twin of an in-place operation that returns its result."""
+    if not op._schema.is_mutable:
+        return op
+    packet = getattr(aten, op.overloadpacket.__name__.removesuffix("_"))
+    found: OpOverload = getattr(packet, op._overloadname)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One operation with its tensors taken out of its arguments.
+
+    Parameters
+    ----------
+    tensors : list
+        The laws, and the parameters that are the same number everywhere, in order.
+    places : list of int
+        Where each stands among the leaves of the arguments.
+    """
+
+    op: OpOverload
+    leaves: list[Any]
+    spec: pytree.TreeSpec
+    places: list[int]
+    tensors: list[Law | Weight]
+
+    @property
+    def laws(self) -> list[Law]:
+        """The laws among the tensors."""
+        return [tensor for tensor in self.tensors if isinstance(tensor, Law)]
+
+    def read(self, u: Tensor) -> list[Tensor]:
+        """Return the value of each tensor where the field has the value u."""
+        return [
+            tensor.function(u) if isinstance(tensor, Law) else torch.full_like(u, tensor.law.mean)
+            for tensor in self.tensors
+        ]
+
+    def run(self, values: Sequence[Tensor]) -> Tensor:
+        """Return the operation's result for these values of the tensors."""
+        leaves = list(self.leaves)
+        for place, value in zip(self.places, values, strict=True):
+            leaves[place] = value
+        args, kwargs = pytree.tree_unflatten(leaves, self.spec)
+        result: Tensor = self.op(*args, **kwargs)
+        return result
+
+    def slope(self, index: int) -> Pointwise:
+        """Return the derivative by one tensor, as a function of the field."""
+
+        def slope(u: Tensor) -> Tensor:
+            values = self.read(u)
+
+            def vary(value: Tensor) -> Tensor:
+                return self.run([*values[:index], value, *values[index + 1 :]])
+
+            return differentiate(vary, values[index])
+
+        return Pointwise(slope)
+
+
+def apply_pointwise(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> Step:
+    """Return the law of a pointwise operation on functions of one field.
+
+    Raises
+    ------
+    MissingRuleError
+        If its arguments are functions of different fields, or of one that is not Gaussian while the
+        operation is not affine.
+    """
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    call = _Call(to_functional(op), leaves, spec, [], [])
+    for place, leaf in enumerate(leaves):
+        if isinstance(leaf, Noise):
+            leaf = read_law(leaf, default_feature_dim(leaf.shape))
+        if isinstance(leaf, Known):
+            leaves[place] = _as_number(leaf)
+        elif isinstance(leaf, Law | Weight):
+            call.tensors.append(leaf)
+            call.places.append(place)
+        elif isinstance(leaf, Ignored):
+            raise MissingRuleError("an argument without a law")
+    if not call.laws:
+        raise MissingRuleError("parameters without an input")
+    first = call.laws[0]
+    for tensor in call.tensors:
+        if isinstance(tensor, Weight):
+            _check_constant(tensor, first)
+        elif tensor.field is not first.field or tensor.layout != first.layout:
+            raise MissingRuleError("branches meet in a product or function")
+    return _apply(call, first)
+
+
+def _as_number(value: Known) -> Tensor:
+    if value.tensor.numel() == 1:
+        return value.tensor.detach().double().reshape(()).cpu()
+    raise MissingRuleError("a tensor with numbers of its own in a pointwise operation")
+
+
+def _check_constant(weight: Weight, x: Law) -> None:
+    size = torch.Size(weight.shape).numel()
+    if weight.law.variance > 1e-12 * weight.law.second_moment or size not in (1, x.features):
+        raise MissingRuleError("a parameter that differs from element to element")
+
+
+def _apply(call: _Call, first: Law) -> Step:
+    composed = Pointwise(lambda u: call.run(call.read(u)))
+    alone = len(call.tensors) == 1
+    local = Pointwise(lambda x: call.run([x] * len(call.tensors)))
+    output = replace(first, function=composed, pooled_spread=None)
+    slopes = [call.slope(index) for index in range(len(call.tensors))]
+    if not first.field.gaussian:
+        output = _apply_affine(first, local) if alone else _refuse()
+        slopes = [scale_by(_line(local)[0])]
+    elif first.thinning != 1.0 and not (alone and local.slopes):
+        output = _apply_affine(first, local) if alone else _refuse()
+
+    def backward(gradient: Gradient) -> Sequence[Downstream]:
+        return [
+            gradient.times(first.field, slope)
+            if isinstance(tensor, Law)
+            else _differentiate_parameter(gradient, first, slope, tensor)
+            for tensor, slope in zip(call.tensors, slopes, strict=True)
+        ]
+
+    return Step(output, backward)
+
+
+def _differentiate_parameter(
+    gradient: Gradient, x: Law, slope: Pointwise, weight: Weight
+) -> WeightGradient:
+    """Return the gradient of a parameter that all features share, or of one for each feature."""
+    pairs = gradient.times(x.field, slope).pairs
+    shared = x.features if torch.Size(weight.shape).numel() == 1 else 1
+    ones = uniform_pairs(pairs)
+    total = pairs.total()
+    spread = scatter_products(pairs, realize_gradient(gradient), ones, Spread(), total)
+    return WeightGradient(total * shared, spread, gradient.standing.inherit(x.standing))
+
+
+def _apply_affine(law: Law, local: Pointwise) -> Law:
+    """Return a x + b of an array that is not a function of a Gaussian field."""
+    a, b = _line(local)
+    means = law.means
+    settled = law.settle()
+    ones = torch.ones_like(means)
+    pairs = settled.pairs * (a * a)
+    pairs = pairs.add_product(means, ones, a * b).add_product(ones, a * means + b, b)
+    field = Field(pairs, a * means + b, gaussian=settled.gaussian)
+    return Law(layout=law.layout, field=field, standing=law.standing, field_spread=law.spread)
+
+
+def _line(local: Pointwise) -> tuple[float, float]:
+    x = torch.tensor([0.0, 1.0, -2.5, 7.0], dtype=torch.float64)
+    y = local(x).double()
+    a, b = float(y[1] - y[0]), float(y[0])
+    if not torch.allclose(y, a * x + b, rtol=1e-9, atol=1e-12):
+        _refuse()
+    return a, b
+
+
+def _refuse() -> Law:
+    raise MissingRuleError("its argument is not a function of a Gaussian array")

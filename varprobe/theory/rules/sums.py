@@ -1,0 +1,96 @@
+"""Sums and products in which branches of the network meet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from varprobe.errors import MissingRuleError
+from varprobe.theory.expectations import Field
+from varprobe.theory.fluctuations import Mixture, Spread, realize
+from varprobe.theory.law import Downstream, Gradient, Known, Law, Noise, Step, Value
+from varprobe.theory.pointwise import scale_by
+from varprobe.theory.rules.pointwise import apply_pointwise
+from varprobe.theory.rules.reading import read_like
+from varprobe.theory.rules.registry import rule
+
+aten = torch.ops.aten
+
+
+@rule(aten.add.Tensor, aten.add_.Tensor)
+def add(x: Value, y: Value, alpha: float = 1.0) -> Step:
+    """Return x + alpha y."""
+    branches = _as_branches(x, y)
+    if branches is not None:
+        return add_branches(*branches, alpha)
+    return apply_pointwise(aten.add.Tensor, (x, y), {"alpha": alpha})
+
+
+@rule(aten.sub.Tensor, aten.sub_.Tensor)
+def subtract(x: Value, y: Value, alpha: float = 1.0) -> Step:
+    """Return x - alpha y."""
+    branches = _as_branches(x, y)
+    if branches is not None:
+        return add_branches(*branches, -alpha)
+    return apply_pointwise(aten.sub.Tensor, (x, y), {"alpha": alpha})
+
+
+def _as_branches(x: Any, y: Any) -> tuple[Law, Law] | None:
+    """Return both as laws, if they are arrays that are not functions of one field."""
+    if isinstance(x, Law) and _is_array(y, x):
+        y = read_like(y, x)
+    elif isinstance(y, Law) and _is_array(x, y):
+        x = read_like(x, y)
+    if isinstance(x, Law) and isinstance(y, Law) and x.field is not y.field:
+        return x, y
+    return None
+
+
+def _is_array(value: Any, law: Law) -> bool:
+    return isinstance(value, Known | Noise) and value.shape == law.layout.shape != ()
+
+
+def add_branches(x: Law, y: Law, alpha: float) -> Step:
+    """Return the sum of two arrays that are uncorrelated up to their means.
+
+    Raises
+    ------
+    MissingRuleError
+        If no weight of mean zero stands between them.
+    """
+    if x.layout != y.layout or not x.standing.is_uncorrelated(y.standing):
+        raise MissingRuleError("branches meet that are not independent")
+    first, second = x.settle(), y.settle()
+    pairs = first.pairs + second.pairs * alpha**2
+    pairs = pairs.add_product(first.means, second.means, alpha)
+    pairs = pairs.add_product(second.means, first.means, alpha)
+    standing = x.standing.merge(y.standing)
+    output = Law(
+        layout=x.layout,
+        field=Field(pairs, first.means + alpha * second.means, first.gaussian and second.gaussian),
+        standing=replace(standing, fresh=x.standing.fresh & y.standing.fresh),
+        field_spread=_join_spreads(x, y, alpha),
+    )
+
+    def backward(gradient: Gradient) -> Sequence[Downstream]:
+        scaled = gradient if alpha == 1.0 else gradient.times(output.field, scale_by(alpha))
+        return [gradient, scaled]
+
+    return Step(output, backward)
+
+
+def _join_spreads(x: Law, y: Law, alpha: float) -> Spread:
+    parts = [
+        (law.pairs.mean * scale, realize(law.spread, law.pairs, law.features))
+        for law, scale in ((x, 1.0), (y, alpha**2))
+    ]
+    total = max(sum(size for size, _ in parts), 1e-300)
+    alike = Mixture.of(x.pairs), Mixture.of(y.pairs)
+    product = alike[0].average_all(1.0, alike[0].correlations * alike[1].correlations)
+    mixed = 4 * parts[0][0] * parts[1][0] * product / x.features
+    kernel = sum(size**2 * spread.kernel for size, spread in parts) + mixed
+    gram = sum(size**2 * spread.gram for size, spread in parts)
+    return Spread(kernel=kernel / total**2, gram=gram / total**2)

@@ -1,0 +1,327 @@
+"""Running a model once without its numbers, and writing down what it does.
+
+The model runs on fake tensors, which have shapes and no storage, so nothing is allocated and
+nothing of the model can change. A dispatch mode sees each aten operation; under inference mode
+composite operations arrive whole (linear, batch_norm, scaled_dot_product_attention), and those
+without a rule are taken apart by torch itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from varprobe.modules import walk_tensors
+from varprobe.probe import observe_modules
+from varprobe.theory.rules.pointwise import is_pointwise
+from varprobe.theory.rules.registry import Rule, find_module_rule, find_rule
+
+PASSED_OVER = frozenset({"prim", "profiler"})
+"""Namespaces of operations that carry no signal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A tensor among the arguments of an operation, by the number of its value."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One line of the tape.
+
+    Parameters
+    ----------
+    op : OpOverload or None
+        The aten operation; None for a module with a rule of its own.
+    name : str
+        Its name, for messages.
+    args, kwargs
+        Its arguments, a `Slot` in place of each tensor.
+    outputs : tuple of int
+        Numbers of the values that it made.
+    rule : callable or None
+        The rule found for it.
+    grad : bool
+        Whether gradients were recorded when it ran.
+    """
+
+    op: OpOverload | None
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    outputs: tuple[int, ...]
+    rule: Rule | None
+    grad: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A tensor that a module returned."""
+
+    module: str
+    call: int
+    path: str
+    kind: str
+    depth: int
+    value: int
+
+
+@dataclass(slots=True)
+class Tape:
+    """What the model did.
+
+    Parameters
+    ----------
+    operations : list of Operation
+        In order.
+    outputs : list of Output
+        Of every module, children before their container.
+    sources : dict of int to Tensor
+        Values that no operation made: parameters, buffers, inputs, constants.
+    floating : dict of int to bool
+        Whether a value is a floating-point tensor.
+    shapes : dict of int to tuple
+        Shape of each value.
+    inputs : set of int
+        The sources that are inputs of the model.
+    lost : set of int
+        Values of which nothing is known, because their memory was written to through another view.
+    """
+
+    operations: list[Operation] = field(default_factory=list)
+    outputs: list[Output] = field(default_factory=list)
+    sources: dict[int, torch.Tensor] = field(default_factory=dict)
+    floating: dict[int, bool] = field(default_factory=dict)
+    shapes: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    inputs: set[int] = field(default_factory=set)
+    lost: set[int] = field(default_factory=set)
+
+
+Key = tuple[int, int, tuple[int, ...], tuple[int, ...]]
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Write each operation on the tape, with the identity of the tensors it reads and makes."""
+
+    def __init__(self, tape: Tape) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.tape = tape
+        self._values: dict[Key, int] = {}
+        self._memory: set[int] = set()
+        self._kept: list[torch.Tensor] = []
+        self._count = 0
+
+    def number(self, tensor: torch.Tensor) -> int:
+        """Return the number of the value a tensor holds now."""
+        known = self._values.get(_identify(tensor))
+        if known is not None:
+            return known
+        if _identify(tensor)[0] in self._memory:
+            # A view of memory that was written to through another view.
+            value = self.assign(tensor)
+            self.tape.lost.add(value)
+            return value
+        return self.introduce(tensor, tensor)
+
+    def introduce(self, tensor: torch.Tensor, source: torch.Tensor) -> int:
+        """Give a tensor that no operation made a number; ``source`` is what it stands for."""
+        value = self.assign(tensor)
+        self.tape.sources[value] = source
+        return value
+
+    def assign(self, tensor: torch.Tensor) -> int:
+        """Give what a tensor holds from now on a new number."""
+        value, self._count = self._count, self._count + 1
+        key = _identify(tensor)
+        self._values[key] = value
+        self._memory.add(key[0])
+        # The key is made of addresses, which are those of this tensor only while it lives.
+        self._kept.append(tensor)
+        self.tape.floating[value] = tensor.is_floating_point()
+        self.tape.shapes[value] = tuple(tensor.shape)
+        return value
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        found = find_rule(func)
+        if found is None and not is_pointwise(func) and func.namespace == "aten":
+            with self:
+                taken_apart = func.decompose(*args, **kwargs)
+            if taken_apart is not NotImplemented:
+                return taken_apart
+        reads, options = pytree.tree_map_only(
+            torch.Tensor, lambda t: Slot(self.number(t)), (args, kwargs)
+        )
+        result = func(*args, **kwargs)
+        if func.namespace in PASSED_OVER:
+            return result
+        leaves = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        if func._schema.is_mutable:
+            self._forget_aliases([*leaves, *_mutated(func, args, kwargs)])
+        outputs = tuple(self.assign(tensor) for tensor in leaves)
+        grad = torch.is_grad_enabled()
+        name = str(func)
+        self.tape.operations.append(Operation(func, name, reads, options, outputs, found, grad))
+        return result
+
+    def _forget_aliases(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Drop what is known of other views of memory that has just been written to."""
+        stale = {_identify(tensor)[0] for tensor in tensors}
+        self._values = {key: v for key, v in self._values.items() if key[0] not in stale}
+
+
+def _mutated(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    arguments = func._schema.arguments
+    given = [*args, *(kwargs.get(a.name) for a in arguments[len(args) :])]
+    pairs = zip(arguments, given, strict=False)
+    return [
+        value
+        for argument, value in pairs
+        if argument.alias_info is not None
+        and argument.alias_info.is_write
+        and isinstance(value, torch.Tensor)
+    ]
+
+
+def _identify(tensor: torch.Tensor) -> Key:
+    return (
+        tensor.untyped_storage()._cdata,
+        int(tensor.storage_offset()),
+        tuple(tensor.shape),
+        tuple(tensor.stride()),
+    )
+
+
+def trace(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Tape, list[int]]:
+    """Run the model on fake tensors.
+
+    Returns
+    -------
+    tape : Tape
+        What it did.
+    results : list of int
+        The values of the tensors that the model itself returned.
+    """
+    with _keep_random_state():
+        try:
+            return _run(model, args, kwargs, FakeTensorMode(allow_non_fake_inputs=True))
+        except Exception:
+            tensors = [*model.parameters(), *model.buffers(), *pytree.tree_leaves((args, kwargs))]
+            if any(isinstance(tensor, torch.Tensor) and tensor.is_meta for tensor in tensors):
+                raise
+        # The model looks at its numbers, or is at fault: then its own exception is the one to see.
+        return _run(model, args, kwargs, None)
+
+
+def _run(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], fake: FakeTensorMode | None
+) -> tuple[Tape, list[int]]:
+    tape = Tape()
+    recorder = _Recorder(tape)
+    standins: dict[int, torch.Tensor] = {}
+
+    def stand_in(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in standins:
+            standins[id(tensor)] = _copy(tensor, fake)
+            recorder.introduce(standins[id(tensor)], tensor)
+        return standins[id(tensor)]
+
+    with torch.inference_mode(), torch.enable_grad(), fake or contextlib.nullcontext():
+        args, kwargs = pytree.tree_map_only(torch.Tensor, stand_in, (args, dict(kwargs)))
+        tape.inputs.update(tape.sources)
+        watcher = _Watcher(recorder)
+        with _swapped(model, stand_in), observe_modules(model, watcher.on_output), recorder:
+            result = model(*args, **kwargs)
+        results = [recorder.number(tensor) for _, tensor in walk_tensors(result)]
+    return tape, results
+
+
+def _copy(tensor: torch.Tensor, fake: FakeTensorMode | None) -> torch.Tensor:
+    if fake is None:
+        return tensor.detach().clone()
+    # A model on the meta device makes its constants on the CPU; both then live there.
+    device = torch.device("cpu") if tensor.is_meta else tensor.device
+    with fake:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+
+
+@contextlib.contextmanager
+def _swapped(model: nn.Module, stand_in: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Put stand-ins in the place of parameters and buffers.
+
+    What the forward pass writes into the modules' attributes (counters, caches) is undone, too.
+    torch.func.functional_call leaves its stand-ins behind in a module that is registered twice.
+    """
+    homes = [
+        home
+        for module in model.modules()
+        for home in (module._parameters, module._buffers, vars(module))
+    ]
+    kept: list[dict[str, Any]] = [dict(home) for home in homes]
+    try:
+        for module in model.modules():
+            for tensors in (module._parameters, module._buffers):
+                for name, tensor in tensors.items():
+                    if tensor is not None:
+                        tensors[name] = stand_in(tensor)  # type: ignore[assignment]
+        yield
+    finally:
+        for home, contents in zip(homes, kept, strict=True):
+            home.clear()
+            home.update(contents)
+
+
+@contextlib.contextmanager
+def _keep_random_state() -> Iterator[None]:
+    """Put the random states of all devices back afterwards."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    with torch.random.fork_rng(devices=list(devices)):
+        yield
+
+
+class _Watcher:
+    """Align the outputs of modules with values, and put modules that have a rule on the tape."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        self.recorder = recorder
+        self._calls: dict[str, int] = {}
+        self._depth = 0
+
+    def on_output(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        tape = self.recorder.tape
+        call, depth = self._calls.get(name, 0), self._depth
+        self._calls[name], self._depth = call + 1, depth + 1
+        found = find_module_rule(module)
+        tensors = list(walk_tensors(output))
+        if found is not None and tensors:
+            slots = pytree.tree_map_only(
+                torch.Tensor, lambda t: Slot(self.recorder.number(t)), args
+            )
+            outputs = tuple(self.recorder.assign(tensor) for _, tensor in tensors)
+            kind = type(module).__name__
+            grad = torch.is_grad_enabled()
+            tape.operations.append(
+                Operation(None, kind, (module, *slots), {}, outputs, found, grad)
+            )
+        for path, tensor in tensors:
+            value = self.recorder.number(tensor)
+            tape.outputs.append(Output(name, call, path, type(module).__name__, depth, value))
