@@ -24,7 +24,8 @@ from varprobe.schema import ANALYSIS, build_frame
 if TYPE_CHECKING:
     import pandas as pd
 
-    from varprobe.theory.prediction import Expectation, Prediction
+    from varprobe.theory.prediction import Prediction
+    from varprobe.theory.rows import Expectation
 
 NAN = math.nan
 

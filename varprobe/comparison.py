@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
@@ -77,7 +77,7 @@ def compare(
     kwargs: Mapping[str, Any] | None = None,
     draws: int = 8,
     seed: int = 0,
-    loss: Loss | bool | None = None,
+    loss: Loss | Literal[False] | None = None,
     progress: Callable[[str, int], object] | None = None,
 ) -> Comparison:
     """Profile, predict and judge a model under several initializations.

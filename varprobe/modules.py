@@ -50,8 +50,9 @@ class ModuleName:
 def name_modules(model: nn.Module) -> dict[nn.Module, ModuleName]:
     """Return the modules of ``model`` in the order of ``named_modules()``, each once.
 
-    The first name wins, the others are aliases. The modules that hold a parametrization are not
-    part of the network's dataflow and have no name.
+    The first name wins, the others are aliases. A wrapper has the name of what it wraps, and only
+    the wrapped module is returned. The modules that hold a parametrization are not part of the
+    network's dataflow and have no name.
     """
     names: dict[nn.Module, list[str]] = {}
     for raw, module in model.named_modules(remove_duplicate=False):
@@ -64,9 +65,11 @@ def name_modules(model: nn.Module) -> dict[nn.Module, ModuleName]:
         for raw in raws
     }
     cleaned = {module: [_clean(raw, wrapped) for raw in raws] for module, raws in names.items()}
+    innermost = {first: module for module, (first, *_) in cleaned.items()}
     return {
         module: ModuleName(first, tuple(dict.fromkeys(n for n in rest if n != first)))
         for module, (first, *rest) in cleaned.items()
+        if innermost[first] is module
     }
 
 

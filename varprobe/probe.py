@@ -1,17 +1,15 @@
 """Put hooks on a model and take them off: the one place that does.
 
 A forward hook on every module measures the output at once, inside the hook; a tap on every
-differentiable output (`varprobe.gradients`) measures its gradient when it arrives. No tensor is
-kept, none is replaced, and what could not be seen is listed.
+differentiable output (`varprobe.observation.gradients`) measures its gradient when it arrives. No
+tensor is kept, none is replaced, and what could not be seen is listed.
 """
 
 from __future__ import annotations
 
-import threading
 import weakref
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, NamedTuple, Self, cast
@@ -20,8 +18,6 @@ import torch
 from torch import nn
 
 from varprobe.errors import NothingRecordedError, ProbeStateError, UnknownNameError
-from varprobe.gradients import AnyForward, GradientTaps, RootForward
-from varprobe.ledger import Entry, Ledger
 from varprobe.modules import (
     WEIGHTED,
     compute_fans,
@@ -30,15 +26,20 @@ from varprobe.modules import (
     own_parameters,
     walk_tensors,
 )
-from varprobe.recording import UNKNOWN_CALL, Recording, Site, Unobserved
-from varprobe.refusals import choose_stance
+from varprobe.observation.dataflow import Dataflow
+from varprobe.observation.forwards import AnyForward, Forwards, RootForward
+from varprobe.observation.gradients import GradientTaps
+from varprobe.observation.ledger import Entry, Ledger
+from varprobe.observation.refusals import choose_stance
+from varprobe.recording import Recording, Site, Unobserved
 from varprobe.schema import SIGNALS
-from varprobe.statistics import Reading, measure_linear_input
+from varprobe.statistics import Reading, measure_linear_input, shape_of
 
 STATS = ("moments", "full")
 
 OnOutput = Callable[[str, nn.Module, tuple[Any, ...], Any], None]
 OnRoot = Callable[[tuple[Any, ...]], None]
+"""Called with the positional arguments and the mapping of keyword arguments."""
 
 
 class _Label(NamedTuple):
@@ -46,7 +47,6 @@ class _Label(NamedTuple):
 
     site: Site
     kind: str
-    depth: int | None
 
 
 class _Hook:
@@ -76,15 +76,16 @@ class _Hook:
 class ModuleHooks:
     """Forward hooks on every module of a model, and a pre-hook on its root."""
 
-    def __init__(self, model: nn.Module, on_output: OnOutput, on_root: OnRoot) -> None:
+    def __init__(self, names: Mapping[nn.Module, str], on_output: OnOutput, on_root: OnRoot):
         self._hooks: list[_Hook] = []
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        names = name_modules(model)
         try:
-            begin = self._arm(lambda _, args: on_root(args), model)
-            self._handles.append(model.register_forward_pre_hook(begin, prepend=True))
-            for module, known in names.items():
-                see = self._arm(_bind_name(known.name, on_output), module)
+            for module, name in names.items():
+                if not name:
+                    begin = self._arm(lambda _, *inputs: on_root(inputs), module)
+                    handle = module.register_forward_pre_hook(begin, prepend=True, with_kwargs=True)
+                    self._handles.append(handle)
+                see = self._arm(_bind_name(name, on_output), module)
                 self._handles.append(module.register_forward_hook(see))
         except BaseException:
             self.remove()
@@ -108,19 +109,21 @@ def _bind_name(name: str, on_output: OnOutput) -> Callable[..., None]:
 
 
 @contextmanager
-def observe_modules(
-    model: nn.Module, on_output: OnOutput, on_root: OnRoot | None = None
-) -> Iterator[None]:
+def observe_modules(model: nn.Module, on_output: OnOutput) -> Iterator[None]:
     """Call ``on_output(name, module, args, output)`` after every forward of every module.
 
-    Children come before their container. ``on_root(args)`` is called before the root's forward. The
-    hooks are gone when the block is left, in whatever way.
+    Children come before their container. The hooks are gone when the block is left, in whatever
+    way.
     """
-    hooks = ModuleHooks(model, on_output, on_root or (lambda _: None))
+    hooks = ModuleHooks(_name(model), on_output, lambda _: None)
     try:
         yield
     finally:
         hooks.remove()
+
+
+def _name(model: nn.Module) -> dict[nn.Module, str]:
+    return {module: known.name for module, known in name_modules(model).items()}
 
 
 class Probe:
@@ -136,7 +139,7 @@ class Probe:
         Linear and ConvNd for the local test of their gain.
     signals : sequence of str
         Which of `varprobe.schema.SIGNALS` to record. A weight is measured once, when the probe is
-        switched on; a weight gradient at every backward pass.
+        switched on, or when a lazy module gets it; a weight gradient at every backward pass.
     compiled : {"error", "eager"}
         torch.compile skips hooks that come after it in silence: refuse such a model, or run it in
         eager mode while the probe is on.
@@ -179,18 +182,18 @@ class Probe:
                 raise UnknownNameError.among(what, value, known)
         self.model = model
         self.signals = tuple(signals)
-        self._labels = {"run": run, "draw": draw, "step": step}
-        self._names = {module: known.name for module, known in name_modules(model).items()}
-        self._stance = choose_stance(self._names, compiled)
+        self._labels: dict[str, Any] = {"run": run, "draw": draw, "step": step}
+        self._names = _name(model)
+        self._stance = choose_stance(model, compiled)
         self._ledger = Ledger(full=stats == "full")
         self._taps = GradientTaps(self._on_gradient)
-        self._hooks: ModuleHooks | None = None
-        self._forward = RootForward()
-        self._calls: Counter[str] = Counter()
-        self._graphless: defaultdict[str, list[int]] = defaultdict(list)
-        self._called: set[str] = set()
+        self._forwards = Forwards()
+        self._dataflow: Dataflow | None = None
+        self._first: RootForward | None = None
+        self._exit = ExitStack()
+        self._started = False
+        self._shapeless: set[nn.Module] = set()
         self._last: tuple[weakref.ref[torch.Tensor], int, Reading] | None = None
-        self._lock = threading.RLock()
         self._batch_size: int | None = None
 
     def __enter__(self) -> Self:
@@ -213,29 +216,25 @@ class Probe:
         ProbeStateError
             If the probe was started before: a second recording needs a second probe.
         """
-        if self._hooks is not None:
+        if self._started:
             raise ProbeStateError(
                 "This probe was started before. Make a new one for a second recording; "
                 "vp.Probe(model) is cheap."
             )
-        if self._stance is not None:
-            self._stance.__enter__()
-        try:
-            self._measure_weights()
-            self._hooks = ModuleHooks(self.model, self._on_output, self._on_root)
-        except BaseException:
-            self.stop()
-            raise
+        self._started = True
+        with ExitStack() as stack:
+            stack.enter_context(self._stance)
+            stack.callback(self._taps.remove)
+            self._shapeless = {module for module in self._names if _is_shapeless(module)}
+            self._measure_weights(self._names)
+            hooks = ModuleHooks(self._names, self._on_output, self._on_root)
+            stack.callback(hooks.remove)
+            self._exit = stack.pop_all()
 
     def stop(self) -> None:
         """Take every hook off, also those on graphs that are still alive; may be repeated."""
-        if self._hooks is not None:
-            self._hooks.remove()
-        self._taps.remove()
+        self._exit.close()
         self._last = None
-        if self._stance is not None:
-            self._stance.__exit__(None, None, None)
-            self._stance = None
 
     @property
     def recording(self) -> Recording:
@@ -244,83 +243,102 @@ class Probe:
         Raises
         ------
         NothingRecordedError
-            If no module was called while the probe was on (VP001).
+            If the model was not called while the probe was on, or nothing that it returns holds a
+            tensor (VP001).
         """
-        if self._ledger.is_empty:
+        kind = type(self.model).__name__
+        if self._forwards.find() is None:
+            parts = " Only parts of it were." if self._ledger.early else ""
             raise NothingRecordedError(
-                f"VP001: no output of {type(self.model).__name__} was recorded. Call the model "
-                "itself inside the probe, not a copy, a compiled outer function or a model that "
-                "was replaced in between; outputs that hold no tensor count as nothing, too."
+                f"VP001: {kind} was not called while the probe was on.{parts} Call the model "
+                "itself, not its .forward, a copy, or a compiled function around it; or probe the "
+                "part that you call."
+            )
+        if "activation" in self.signals and not self._ledger.has_any("activation"):
+            raise NothingRecordedError(
+                f"VP001: {kind} was called, but no output of any of its modules holds a tensor "
+                "with numbers: nothing was recorded."
             )
         return Recording(
-            records=self._ledger.close(**self._labels),  # type: ignore[arg-type]
+            records=self._ledger.close(**self._labels),
             meta=self._describe(),
-            unobserved=(*self._list_uncalled(), *self._ledger.list_missing()),
+            unobserved=(*self._ledger.list_unobserved(self._names), *self._list_own_operations()),
         )
 
     def _describe(self) -> dict[str, object]:
         tensors = [*self.model.parameters(), *self.model.buffers()]
+        (root,) = (module for module, name in self._names.items() if not name)
         return {
-            "model": type(self.model).__name__,
+            "model": type(root).__name__,
             "parameters": sum(p.numel() for p in self.model.parameters() if not is_lazy(p)),
             "device": str(tensors[0].device) if tensors else "cpu",
             "dtype": str(tensors[0].dtype).removeprefix("torch.") if tensors else "float32",
-            "training": self.model.training,
+            "training": root.training,
             "batch_size": self._batch_size,
-            "recomputed_calls": self._ledger.recomputed,
+            "recomputed_calls": self._ledger.recomputed.total(),
+            "gradients_through_base": self._list_gradients_through_base(),
             "torch": str(torch.__version__),
         }
 
-    def _on_root(self, args: tuple[Any, ...]) -> None:
+    def _on_root(self, inputs: tuple[Any, ...]) -> None:
         if torch._C._current_graph_task_id() != -1:
             return
-        with self._lock:
-            self._forward = RootForward()
-            self._calls.clear()
-            self._graphless.clear()
-            first = next((tensor for _, tensor in walk_tensors(args)), None)
-            if first is not None and first.dim():
-                self._batch_size = first.shape[0]
+        forward = self._forwards.begin()
+        first = next((tensor for _, tensor in walk_tensors(inputs)), None)
+        if first is not None and first.dim():
+            self._batch_size = first.size(0)
+        self._first = forward if self._dataflow is None else None
+        if self._first is not None:
+            self._dataflow = Dataflow(self.model, inputs)
 
     def _on_output(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self._called.add(name)
-        # Inside a backward pass a module runs again for a checkpoint: its activation was counted.
-        again = torch._C._current_graph_task_id() != -1
-        call = self._find_call_again(name) if again else self._count_call(name)
-        if call is None:
+        task = torch._C._current_graph_task_id()
+        if task != -1:
+            self._on_output_again(name, module, output, task)
             return
-        depth = self._ledger.open_site(name, call)
-        kind = type(module).__name__
+        forward = self._forwards.find()
+        if forward is None:
+            self._ledger.early.add(name)
+            return
+        call = forward.count_call(name, has_graph=torch.is_grad_enabled())
+        self._ledger.note_call(name, call)
+        if self._shapeless and module in self._shapeless:
+            self._shapeless.remove(module)
+            self._measure_weights({module: name})
+        if forward is self._first and self._dataflow is not None:
+            self._dataflow.follow(name, module, args, output)
+        kind, site = type(module).__name__, None
         for path, tensor in walk_tensors(output):
-            if not again and "activation" in self.signals:
-                site = Site(module=name, call=call, output=path)
-                self._add_activation(site, kind, depth, tensor, module, args)
-            if "gradient" in self.signals and tensor.requires_grad and torch.is_grad_enabled():
-                site = Site(module=name, call=call, output=path, signal="gradient")
-                self._ledger.await_gradient(site)
-                self._taps.tap(tensor, _Label(site, kind, depth), self._forward)
+            site = Site(module=name, call=call, output=path)
+            if "activation" in self.signals:
+                self._add_activation(site, kind, tensor, module, args)
+            self._tap_output(site, kind, tensor, forward)
+        if site is None and output is not None:
+            self._ledger.opaque[name] = type(output).__name__
 
-    def _count_call(self, name: str) -> int:
-        with self._lock:
-            call = self._calls[name]
-            self._calls[name] += 1
-            if not torch.is_grad_enabled():
-                self._graphless[name].append(call)
-        return call
+    def _on_output_again(self, name: str, module: nn.Module, output: Any, task: int) -> None:
+        # Inside a backward pass a module runs again for a checkpoint: its activation was counted,
+        # but its gradient is still to come if it had no graph then.
+        self._ledger.recomputed[name] += 1
+        again = self._forwards.find_again(name, task) if torch.is_grad_enabled() else None
+        if again is None:
+            return
+        for path, tensor in walk_tensors(output):
+            site = Site(module=name, call=again.call, output=path)
+            self._tap_output(site, type(module).__name__, tensor, again.forward)
 
-    def _find_call_again(self, name: str) -> int | None:
-        """Return the call that is being computed again, if its gradient was not tapped then."""
-        self._ledger.count_recomputation()
-        waiting = self._graphless[name]
-        if not waiting or not torch.is_grad_enabled():
-            return None
-        return waiting.pop() if len(waiting) == 1 else UNKNOWN_CALL
+    def _tap_output(
+        self, site: Site, kind: str, tensor: torch.Tensor, forward: RootForward
+    ) -> None:
+        if "gradient" in self.signals and tensor.requires_grad and torch.is_grad_enabled():
+            site = replace(site, signal="gradient")
+            self._ledger.await_gradient(site)
+            self._taps.tap(tensor, _Label(site, kind), forward)
 
     def _add_activation(
         self,
         site: Site,
         kind: str,
-        depth: int,
         tensor: torch.Tensor,
         module: nn.Module,
         args: tuple[Any, ...],
@@ -335,8 +353,7 @@ class Probe:
         received = None
         if self._ledger.full and isinstance(module, WEIGHTED) and args:
             received = measure_linear_input(module, args[0])
-        shape = tuple(tensor.shape)
-        self._ledger.add(site, Entry(kind, depth, reading, shape, linear_input=received))
+        self._ledger.add(site, Entry(kind, reading, shape_of(tensor), linear_input=received))
 
     def _reuse(self, tensor: torch.Tensor) -> Reading | None:
         # A container returns the tensor that its last child returned a moment ago.
@@ -350,38 +367,32 @@ class Probe:
         for label in cast("Sequence[_Label]", labels):
             reading = reading or self._ledger.measure(label.site, gradient)
             if reading is not None:
-                entry = Entry(label.kind, label.depth, reading, tuple(gradient.shape))
+                entry = Entry(label.kind, reading, shape_of(gradient))
                 self._ledger.add(label.site, entry, backward)
 
-    def _measure_weights(self) -> None:
+    def _measure_weights(self, names: Mapping[nn.Module, str]) -> None:
         pooled = AnyForward()
-        for owner, name, parameter in own_parameters(self._names):
-            label, kind = self._names[owner], type(owner).__name__
+        for owner, name, parameter in own_parameters(names):
+            kind = type(owner).__name__
             fans = compute_fans(owner) if name == "weight" else None
-            site = Site(module=label, output=name, signal="weight")
+            site = Site(module=names[owner], output=name, signal="weight")
             if "weight" in self.signals:
                 reading = self._ledger.measure(site, parameter)
                 if reading is not None:
-                    shape = tuple(parameter.shape)
-                    self._ledger.add(site, Entry(kind, None, reading, shape, fans))
+                    self._ledger.add(site, Entry(kind, reading, shape_of(parameter), fans))
             if "weight_gradient" in self.signals and parameter.requires_grad:
                 site = replace(site, signal="weight_gradient")
                 self._ledger.await_gradient(site)
-                self._taps.tap(parameter, _Label(site, kind, None), pooled)
+                self._taps.tap(parameter, _Label(site, kind), pooled)
 
-    def _list_uncalled(self) -> Iterator[Unobserved]:
-        for module, name in self._names.items():
-            if name in self._called or not _has_forward(module):
-                continue
-            held = any(True for _ in module.parameters(recurse=False))
-            use = "; its weights may be used without it, as a function's arguments" if held else ""
-            yield Unobserved(module=name, reason=f"never called{use}")
-        for module, name in self._names.items():
-            if nn.utils.parametrize.is_parametrized(module):
-                reason = "weight: it is parametrized, and reading it could change it"
-                yield Unobserved(module=name, reason=reason)
+    def _list_own_operations(self) -> Iterator[Unobserved]:
+        if self._dataflow is not None:
+            yield from self._dataflow.list_unobserved(self._ledger.called)
+
+    def _list_gradients_through_base(self) -> list[str]:
+        labels = cast("Sequence[_Label]", list(self._taps.through_base))
+        return [str(label.site) for label in labels]
 
 
-def _has_forward(module: nn.Module) -> bool:
-    # ModuleList and its kin are containers that nobody calls.
-    return type(module).forward is not nn.Module.forward
+def _is_shapeless(module: nn.Module) -> bool:
+    return any(is_lazy(parameter) for parameter in module.parameters(recurse=False))

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
 from varprobe.errors import InvalidArgumentError, UnsupportedModelError
 from varprobe.initializers import initialize
 from varprobe.modules import Inputs, Loss, split_inputs, walk_tensors
-from varprobe.preservation import copy_inputs, preserved
+from varprobe.observation.preservation import (
+    copy_inputs,
+    preserved,
+    preserved_random_states,
+    seed_generators,
+)
 from varprobe.probe import Probe
 from varprobe.recording import Recording, Unobserved
 from varprobe.schema import SIGNALS
 
 Initialization = str | Callable[[nn.Module], object]
 
-_WEIGHTS, _FORWARD, _COTANGENT = range(3)
+_WEIGHTS, _FORWARD, _COTANGENT, _INPUTS = range(4)
 """Streams of random numbers within a draw: what one of them uses up does not move the others, so
 that two initializations are compared under the same dropout masks and the same cotangent."""
 
@@ -31,7 +38,7 @@ def profile(
     init: Initialization | None = None,
     draws: int = 1,
     seed: int = 0,
-    loss: Loss | bool | None = None,
+    loss: Loss | Literal[False] | None = None,
     stats: str = "full",
     run: str = "",
     compiled: str = "error",
@@ -48,7 +55,7 @@ def profile(
         A model, or a function without arguments that builds one; it is called once for each draw.
     inputs : tensor, tuple, mapping or callable
         A tensor, a tuple of positional arguments, a mapping of keyword arguments, or a function
-        ``draw -> inputs`` for fresh data with each draw.
+        ``draw -> inputs`` for fresh data with each draw; global generators are seeded for it.
     kwargs : mapping, optional
         Keyword arguments beside a tensor or a tuple.
     init : str or callable, optional
@@ -103,19 +110,30 @@ def profile(
             'initialization to draw from (init="default", init="kaiming_normal", …), or give a '
             "function that builds the model instead of the model."
         )
+    if not (loss is None or loss is False or callable(loss)):
+        raise InvalidArgumentError(
+            f"loss={loss!r}: expected a function of the model's output, None for a random "
+            "cotangent, or False for the forward pass only."
+        )
     label = run or (init if isinstance(init, str) else "")
     recordings = []
     for draw in range(draws):
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(_derive_seed(seed, draw, _WEIGHTS))
+        seeds = _Seeds(seed, draw)
+        # Inference mode would make tensors that no backward pass can use.
+        with preserved_random_states(), torch.inference_mode(False):
+            seed_generators(seeds.derive(_WEIGHTS))
             built = _build(model)
-        data = inputs(draw) if _is_function(inputs) else inputs
-        probe = Probe(built, stats=stats, signals=SIGNALS, compiled=compiled, run=label, draw=draw)
-        with preserved(built, weights=init is not None):
-            if init is not None:
-                initialize(built, init, seed=_derive_seed(seed, draw, _WEIGHTS))
-            missing = _run_once(probe, built, data, kwargs, loss, seed=seed, draw=draw)
-            recording = probe.recording
+            seed_generators(seeds.derive(_INPUTS))
+            args, named = copy_inputs(split_inputs(_draw_inputs(inputs, draw), kwargs))
+            probe = Probe(
+                built, stats=stats, signals=SIGNALS, compiled=compiled, run=label, draw=draw
+            )
+            with preserved(built):
+                if init is not None:
+                    initialize(built, init, seed=seeds.derive(_WEIGHTS))
+                with torch.set_grad_enabled(loss is not False), probe:
+                    missing = _run(built, args, named, loss, seeds)
+                recording = probe.recording
         recordings.append(_annotate(recording, init, seed, loss, missing))
         if progress is not None:
             progress(draw + 1)
@@ -123,15 +141,23 @@ def profile(
     return first.merge(*rest) if rest else first
 
 
-def _is_function(inputs: object) -> bool:
-    return callable(inputs) and not isinstance(inputs, torch.Tensor | Mapping)
+@dataclass(frozen=True, slots=True)
+class _Seeds:
+    """The seeds of one draw, one for each stream."""
+
+    seed: int
+    draw: int
+
+    def derive(self, stream: int) -> int:
+        # Neighbouring seeds give unrelated streams; every generator of torch takes 63 bits.
+        words = np.random.SeedSequence((self.seed, self.draw, stream)).generate_state(1, "uint64")
+        return int(words[0] >> 1)
 
 
-def _derive_seed(seed: int, draw: int, stream: int) -> int:
-    from numpy.random import SeedSequence
-
-    # Neighbouring seeds give unrelated streams; 63 bits are what every generator of torch takes.
-    return int(SeedSequence((seed, draw, stream)).generate_state(1, "uint64")[0] >> 1)
+def _draw_inputs(inputs: Inputs | Callable[[int], Inputs], draw: int) -> Inputs:
+    if callable(inputs) and not isinstance(inputs, torch.Tensor | Mapping):
+        return inputs(draw)
+    return inputs
 
 
 def _build(model: nn.Module | Callable[[], nn.Module]) -> nn.Module:
@@ -149,39 +175,45 @@ def _build(model: nn.Module | Callable[[], nn.Module]) -> nn.Module:
     return built
 
 
-def _run_once(
-    probe: Probe,
+def _run(
     model: nn.Module,
-    data: Inputs,
-    kwargs: Mapping[str, Any] | None,
-    loss: Loss | bool | None,
-    *,
-    seed: int,
-    draw: int,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    loss: Loss | Literal[False] | None,
+    seeds: _Seeds,
 ) -> list[Unobserved]:
-    """Run the model under the probe; return why there are no gradients, if there are none."""
-    args, named = copy_inputs(split_inputs(data, kwargs))
-    torch.manual_seed(_derive_seed(seed, draw, _FORWARD))
-    with torch.inference_mode(False), torch.set_grad_enabled(loss is not False), probe:
-        output = model(*args, **named)
-        if loss is False:
-            return []
-        if callable(loss):
-            _check_loss(loss(output)).backward()  # type: ignore[no-untyped-call]
-            return []
-        roots = [tensor for _, tensor in walk_tensors(output) if tensor.requires_grad]
-        if not roots:
-            reason = "gradient: no output is differentiable, so none was sent back"
-            return [Unobserved(module="", reason=reason)]
-        generator = torch.Generator().manual_seed(_derive_seed(seed, draw, _COTANGENT))
+    """Run forward and backward once; return why there are no gradients, where there are none."""
+    seed_generators(seeds.derive(_FORWARD))
+    output = model(*args, **kwargs)
+    if loss is False:
+        return []
+    if loss is not None:
+        _check_loss(loss(output)).backward()  # type: ignore[no-untyped-call]
+        return []
+    # An output may be listed under several names; it gets one cotangent.
+    found = {id(t): (path, t) for path, t in walk_tensors(output) if t.requires_grad}
+    roots = [tensor for _, tensor in found.values() if _is_dense(tensor)]
+    generator = torch.Generator("cpu").manual_seed(seeds.derive(_COTANGENT))
+    if roots:
         torch.autograd.backward(roots, [_draw_like(root, generator) for root in roots])
-    return []
+    elif not found:
+        reason = "gradient: no output is differentiable, so none was sent back"
+        return [Unobserved(module="", reason=reason)]
+    return [
+        Unobserved(module=path, reason="gradient: an output without dense layout got no cotangent")
+        for path, tensor in found.values()
+        if not _is_dense(tensor)
+    ]
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_nested
 
 
 def _draw_like(root: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     # Drawn on the CPU in float32, so that devices and dtypes see the same cotangent.
     dtype = torch.complex64 if root.is_complex() else torch.float32
-    return torch.randn(root.shape, generator=generator, dtype=dtype).to(root)
+    return torch.randn(root.shape, generator=generator, dtype=dtype, device="cpu").to(root)
 
 
 def _check_loss(value: object) -> torch.Tensor:
@@ -203,7 +235,7 @@ def _annotate(
     recording: Recording,
     init: Initialization | None,
     seed: int,
-    loss: Loss | bool | None,
+    loss: Loss | Literal[False] | None,
     missing: list[Unobserved],
 ) -> Recording:
     named = "none" if loss is False else "random cotangent" if loss is None else "user"
@@ -213,8 +245,7 @@ def _annotate(
         "seed": seed,
         "loss": named,
     }
-    unobserved = (*recording.unobserved, *missing)
-    return Recording(records=recording.records, meta=meta, unobserved=unobserved)
+    return replace(recording, meta=meta, unobserved=(*recording.unobserved, *missing))
 
 
 def _name_of(function: Callable[..., object]) -> str:

@@ -163,7 +163,7 @@ class Unobserved:
     --------
     >>> import torch, varprobe as vp
     >>> attention = torch.nn.MultiheadAttention(8, 2)
-    >>> print(*vp.profile(attention, 3 * (torch.ones(5, 1, 8),)).unobserved)
+    >>> print(vp.profile(attention, 3 * (torch.ones(5, 1, 8),)).unobserved[0])
     out_proj: never called; its weights may be used without it, as a function's arguments
     """
 

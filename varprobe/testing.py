@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -23,7 +23,7 @@ def check(
     init: Initialization | None = None,
     draws: int = 1,
     seed: int = 0,
-    loss: Loss | bool | None = None,
+    loss: Loss | Literal[False] | None = None,
     select: Iterable[str] | None = None,
     ignore: Iterable[str] = (),
 ) -> Diagnosis:

@@ -1,11 +1,11 @@
 """The verdict: checks with stable codes look at an Analysis and make findings.
 
-``finding`` holds what a check says, ``rule`` the registry and what each code means, ``diagnose``
+``finding`` holds what a check says, ``rule`` the registry and what each code means, ``verdict``
 runs them all. Each family of checks is a file: ``nothing`` (VP001), ``growth`` (VP101, VP102,
 VP201, VP202), ``dead`` (VP103), ``weights`` (VP301, VP302), ``numerics`` (VP901).
 """
 
-from varprobe.diagnosis.diagnose import diagnose
+from varprobe.diagnosis.verdict import diagnose
 from varprobe.diagnosis.finding import Diagnosis, Finding
 from varprobe.diagnosis.rule import RULES, CheckRule, check_rule
 

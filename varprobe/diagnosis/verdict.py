@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from varprobe.analysis import Analysis
 from varprobe.diagnosis import dead, growth, nothing, numerics, weights  # noqa: F401
-from varprobe.diagnosis.finding import LEVELS, Diagnosis, Finding
+from varprobe.diagnosis.finding import LEVELS, Diagnosis
 from varprobe.diagnosis.rule import RULES
 
 
@@ -71,5 +71,3 @@ def _expand(codes: Iterable[str]) -> set[str]:
 def _look_up(code: str) -> str:
     return RULES[code].code
 
-
-__all__ = ["Finding", "diagnose"]

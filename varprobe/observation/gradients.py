@@ -7,42 +7,19 @@ autograd function of their own, which breaks every in-place operation on them.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakTensorKeyDictionary
 
+from varprobe.observation.forwards import RootForward
 from varprobe.statistics.quiet import quiet
+from varprobe.statistics.tensors import is_plain
 
 OnGradient = Callable[[Sequence[object], torch.Tensor, int], None]
 """Called with the labels of a tensor, its gradient, and the index of the backward pass."""
-
-
-class RootForward:
-    """One forward of the root module: it numbers the backward passes that reach it.
-
-    A global number would grow with the steps of a training loop, and a record with it.
-    """
-
-    __slots__ = ("__weakref__", "_passes")
-
-    def __init__(self) -> None:
-        self._passes: dict[int, int] = {}
-
-    def number(self, graph_task: int) -> int:
-        """Return the index of a graph task among those that reached this forward."""
-        return self._passes.setdefault(graph_task, len(self._passes))
-
-
-class AnyForward(RootForward):
-    """Stands for all forwards at once: a parameter's gradient belongs to no single one."""
-
-    __slots__ = ()
-
-    def number(self, graph_task: int) -> int:  # noqa: ARG002
-        """Return 0: all passes are pooled."""
-        return 0
 
 
 class GradientTaps:
@@ -51,9 +28,13 @@ class GradientTaps:
     def __init__(self, on_gradient: OnGradient) -> None:
         self.on_gradient = on_gradient
         self.active = True
-        self._handles: weakref.WeakSet[_Handle] = weakref.WeakSet()
-        self._leaf_handles: dict[object, RemovableHandle] = {}
-        self._last: tuple[weakref.ref[torch.Tensor], object, _Tap] | None = None
+        # Labels whose gradient was that of a region of another tensor, see `_BaseTap`.
+        self.through_base: dict[object, None] = {}
+        self._handles: weakref.WeakSet[RemovableHandle] = weakref.WeakSet()
+        self._leaf_handles: MutableMapping[torch.Tensor, dict[object, RemovableHandle]] = (
+            WeakTensorKeyDictionary()
+        )
+        self._last: tuple[weakref.ref[torch.Tensor], int | None, _Tap] | None = None
 
     def tap(self, tensor: torch.Tensor, label: object, forward: RootForward) -> None:
         """Call ``on_gradient(labels, gradient, pass)`` whenever the tensor's gradient arrives.
@@ -66,11 +47,11 @@ class GradientTaps:
         tap = _Tap(self, label, forward)
         handle = _hook(tensor, tap)
         if tensor.is_leaf:
-            # The tensor outlives its graph (a module that returns a Parameter): one hook each.
-            old = self._leaf_handles.pop(label, None)
-            if old is not None:
-                old.remove()
-            self._leaf_handles[label] = handle
+            # It outlives its graphs (a module that returns a Parameter): hooks would pile up.
+            handles = self._leaf_handles.setdefault(tensor, {})
+            if label in handles:
+                handles[label].remove()
+            handles[label] = handle
         else:
             self._keep(tensor, handle)
         self._last = (weakref.ref(tensor), _identify(tensor), tap)
@@ -81,9 +62,8 @@ class GradientTaps:
     def remove(self) -> None:
         """Take off every hook, also those on graphs that the user still holds."""
         self.active = False
-        for kept in list(self._handles):
-            kept.remove()
-        for handle in self._leaf_handles.values():
+        leaf_handles = [h for handles in self._leaf_handles.values() for h in handles.values()]
+        for handle in [*self._handles, *leaf_handles]:
             handle.remove()
         self._leaf_handles.clear()
         self._last = None
@@ -100,46 +80,40 @@ class GradientTaps:
 
     def _keep(self, tensor: torch.Tensor, handle: RemovableHandle) -> None:
         # The handle lives exactly as long as the node of the graph that its hook sits on.
-        kept = _Handle(handle)
-        self._handles.add(kept)
+        self._handles.add(handle)
         node = tensor.grad_fn
         assert node is not None
-        metadata: dict[str, list[_Handle]] = node.metadata  # type: ignore[assignment]
-        metadata.setdefault("varprobe", []).append(kept)
-
-
-class _Handle:
-    __slots__ = ("__weakref__", "_handle")
-
-    def __init__(self, handle: RemovableHandle) -> None:
-        self._handle = handle
-
-    def remove(self) -> None:
-        self._handle.remove()
+        metadata: dict[str, list[RemovableHandle]] = node.metadata  # type: ignore[assignment]
+        metadata.setdefault("varprobe", []).append(handle)
 
 
 class _Tap:
     """The hook on a tensor. It holds neither the tensor nor, strongly, the probe."""
 
-    __slots__ = ("_outer_task", "_owner", "delivered", "forward", "labels")
+    __slots__ = ("_number", "_owner", "delivered", "forward", "labels")
 
     def __init__(self, owner: GradientTaps, label: object, forward: RootForward) -> None:
         self._owner = weakref.ref(owner)
         self.forward = forward
         # A tap set during a backward pass belongs to a checkpoint that computes again; the passes
-        # it sees are parts of the pass that is running now.
-        self._outer_task = torch._C._current_graph_task_id()
+        # that it sees are parts of the one that is running now.
+        task = torch._C._current_graph_task_id()
+        self._number = None if task == -1 else forward.number_enclosing_pass(task)
         self.labels = [label]
         self.delivered: set[int] = set()
 
     def number_pass(self) -> int:
-        task = self._outer_task
-        return self.forward.number(torch._C._current_graph_task_id() if task == -1 else task)
+        if self._number is not None:
+            return self._number
+        return self.forward.number_pass(torch._C._current_graph_task_id())
 
-    def deliver(self, gradient: torch.Tensor, number: int) -> None:
+    def deliver(self, gradient: torch.Tensor, number: int, *, through_base: bool = False) -> None:
         owner = self._owner()
-        if owner is not None and owner.active:
-            owner.on_gradient(self.labels, gradient, number)
+        if owner is None or not owner.active:
+            return
+        if through_base:
+            owner.through_base.update(dict.fromkeys(self.labels))
+        owner.on_gradient(self.labels, gradient, number)
 
     def __call__(self, gradient: torch.Tensor) -> None:
         number = self.number_pass()
@@ -157,7 +131,9 @@ class _BaseTap:
     """The hook on the base of a view, for the case that the view's own never fires.
 
     When a view is modified in place autograd re-roots its graph and drops the hook in silence. The
-    base's gradient from before the modification always arrives, after the view's would have.
+    base's gradient from before the modification always arrives, after the view's would have. It
+    is that of the view unless the base had other uses before the modification, hence
+    `GradientTaps.through_base`.
     """
 
     __slots__ = ("_base_layout", "_region", "_tap", "_version", "_watch")
@@ -179,7 +155,7 @@ class _BaseTap:
             size, stride = self._base_layout
             whole = torch.empty_strided(size, stride, dtype=gradient.dtype, device=gradient.device)
             part = whole.copy_(gradient).as_strided(*self._region)
-        self._tap.deliver(part, number)
+        self._tap.deliver(part, number, through_base=True)
 
 
 def _hook(tensor: torch.Tensor, call: Callable[[torch.Tensor], None]) -> RemovableHandle:
@@ -189,15 +165,15 @@ def _hook(tensor: torch.Tensor, call: Callable[[torch.Tensor], None]) -> Removab
 
 def _find_base(tensor: torch.Tensor) -> torch.Tensor | None:
     """Return the tensor of which this one is a view, if an in-place change could lose its hook."""
-    base = tensor._base if tensor._is_view() else None
-    if base is None or not base.requires_grad or base.is_leaf or base.dtype != tensor.dtype:
+    if not is_plain(tensor) or not tensor._is_view() or tensor.is_inference():
         return None
-    if tensor.is_inference() or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+    base = tensor._base
+    if base is None or not base.requires_grad or base.is_leaf or base.dtype != tensor.dtype:
         return None
     return base
 
 
-def _identify(tensor: torch.Tensor) -> object:
+def _identify(tensor: torch.Tensor) -> int | None:
     # An in-place operation moves the version; a tensor without one never changes.
     return None if tensor.is_inference() else tensor._version
 

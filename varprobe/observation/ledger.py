@@ -6,10 +6,13 @@ Memory is one reading for each site, however long the probe runs.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
 
 from varprobe.moments import LinearInput, merge_linear_inputs
 from varprobe.recording import Record, Site, Unobserved
@@ -24,8 +27,6 @@ class Entry:
     """What is known of one site so far."""
 
     kind: str
-    depth: int | None
-    """None for a parameter: it has the depth of its module, which is known in the end."""
     reading: Reading
     shape: tuple[int, ...]
     fans: tuple[int, int] | None = None
@@ -39,16 +40,21 @@ class Ledger:
         self.full = full
         self._entries: dict[Key, Entry] = {}
         self._depths: dict[tuple[str, int], int] = {}
+        self.early: set[str] = set()
+        """Modules that were called before the root was: nothing of that is measured."""
+        self.recomputed: Counter[str] = Counter()
+        """Calls by module inside a backward pass: activation checkpointing computing again."""
+        self.opaque: dict[str, str] = {}
+        """Modules whose output holds no tensor, and the output's class."""
         self._awaited: dict[Site, None] = {}
         self._arrived: set[Site] = set()
         self._unmeasurable: dict[Site, str] = {}
-        self.recomputed = 0
         self._lock = threading.RLock()
 
-    def open_site(self, module: str, call: int) -> int:
-        """Return the depth of a call, which is the next number if it is seen for the first time."""
+    def note_call(self, module: str, call: int) -> None:
+        """Book a call; the order of the first ones is the depth of the records."""
         with self._lock:
-            return self._depths.setdefault((module, call), len(self._depths))
+            self._depths.setdefault((module, call), len(self._depths))
 
     def measure(self, site: Site, tensor: torch.Tensor) -> Reading | None:
         """Measure a tensor; what has no numbers is booked with its reason and gives None."""
@@ -73,37 +79,43 @@ class Ledger:
         with self._lock:
             self._awaited[site] = None
 
-    def count_recomputation(self) -> None:
-        """Book a module call inside a backward pass: activation checkpointing computing again."""
-        with self._lock:
-            self.recomputed += 1
-
     @property
-    def is_empty(self) -> bool:
-        """Tell whether no activation was measured."""
-        return not any(site.signal == "activation" for site, _ in self._entries)
+    def called(self) -> set[str]:
+        """Names of the modules that were called within a forward of the root."""
+        return {module for module, _ in self._depths}
+
+    def has_any(self, signal: str) -> bool:
+        """Tell whether anything of this signal was measured."""
+        return any(site.signal == signal for site, _ in self._entries)
 
     def close(self, *, run: str, draw: int, step: int) -> tuple[Record, ...]:
-        """Return the records, in order of depth."""
+        """Return the records so far, in order of depth."""
         with self._lock:
-            for (site, _), entry in self._entries.items():
-                if entry.depth is None:
-                    entry.depth = self._find_depth(site.module)
-            books = sorted(self._entries.items(), key=lambda item: item[1].depth or 0)
-        return tuple(
-            _to_record(site, backward, entry, run=run, draw=draw, step=step)
-            for (site, backward), entry in books
-        )
+            records = [
+                _to_record(site, entry, run=run, draw=draw, step=step, depth=depth, backward=number)
+                for (site, number), entry in self._entries.items()
+                for depth in [self._find_depth(site)]
+            ]
+        return tuple(sorted(records, key=lambda record: record.depth))
 
-    def _find_depth(self, module: str) -> int:
-        first = self._depths.get((module, 0))
-        if first is not None:
-            return first
-        calls = (depth for (name, _), depth in self._depths.items() if name == module)
-        return min(calls, default=len(self._depths))
+    def _find_depth(self, site: Site) -> int:
+        # A parameter has the depth of its module's first call, and so has a call without index.
+        first = self._depths.get((site.module, 0), len(self._depths))
+        return self._depths.get((site.module, site.call), first)
 
-    def list_missing(self) -> Iterator[Unobserved]:
-        """Yield what was expected and did not come, each with its reason."""
+    def list_unobserved(self, names: Mapping[nn.Module, str]) -> Iterator[Unobserved]:
+        """Yield what was expected of these modules and did not come, each with its reason."""
+        yield from self._list_uncalled(names)
+        for name in sorted(self.early):
+            reason = "called before the model itself was; that call was not measured"
+            yield Unobserved(module=name, reason=reason)
+        for name, kind in self.opaque.items():
+            reason = f"output: no tensor was found in what it returns, a {kind}"
+            yield Unobserved(module=name, reason=reason)
+        for module, name in names.items():
+            if nn.utils.parametrize.is_parametrized(module):
+                reason = "weight: it is parametrized, and reading it could change it"
+                yield Unobserved(module=name, reason=reason)
         for site, reason in self._unmeasurable.items():
             yield Unobserved(module=str(site), reason=f"{site.signal}: {reason}")
         for site in self._awaited:
@@ -114,17 +126,28 @@ class Ledger:
                     "backward pass ran while the probe was on",
                 )
 
+    def _list_uncalled(self, names: Mapping[nn.Module, str]) -> Iterator[Unobserved]:
+        called = self.called
+        for module, name in names.items():
+            if name in called or not _has_forward(module):
+                continue
+            held = any(True for _ in module.parameters(recurse=False))
+            use = "; its weights may be used without it, as a function's arguments" if held else ""
+            where = (
+                "called inside a backward pass only" if self.recomputed[name] else "never called"
+            )
+            yield Unobserved(module=name, reason=f"{where}{use}")
 
-def _to_record(
-    site: Site, backward: int, entry: Entry, *, run: str, draw: int, step: int
-) -> Record:
+
+def _has_forward(module: nn.Module) -> bool:
+    # ModuleList and its kin are containers that nobody calls.
+    return type(module).forward is not nn.Module.forward
+
+
+def _to_record(site: Site, entry: Entry, **where: Any) -> Record:
     reading = read(entry.reading)
     fan_in, fan_out = entry.fans or (None, None)
     return Record(
-        run=run,
-        draw=draw,
-        step=step,
-        depth=entry.depth or 0,
         site=site,
         kind=entry.kind,
         moments=reading.moments,
@@ -133,5 +156,5 @@ def _to_record(
         fan_out=fan_out,
         linear_input=entry.linear_input,
         exponents=reading.exponents,
-        backward=backward,
+        **where,
     )

@@ -1,34 +1,37 @@
 """Run somebody's model and leave no trace of it, whatever happens inside.
 
-What is set aside: parameters, buffers, gradients, train/eval mode, and the random states. The
-storages are swapped rather than written back, so that a graph which the user still holds over
-these tensors stays valid.
+What is set aside: parameters, buffers, gradients, attributes (train/eval mode is one), and the
+states of the random generators.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.utils._pytree import tree_map
 
 from varprobe.errors import UnsupportedModelError
 from varprobe.modules import is_lazy, name_modules
+from varprobe.statistics.tensors import is_plain
+
+_REGISTRIES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+"""Attributes of a module that it changes rather than replaces."""
 
 
 @contextmanager
-def preserved(model: nn.Module, *, weights: bool) -> Iterator[None]:
+def preserved(model: nn.Module) -> Iterator[None]:
     """Restore the model and the random states when the block is left.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model that will run inside.
-    weights : bool
-        Also set the parameters aside, at the cost of a copy: they will be drawn again inside.
+    Parameters and buffers get other storages inside, at the cost of a copy, and their own ones
+    back: nothing is ever written to those, so that a graph which the user still holds over these
+    tensors stays valid.
 
     Raises
     ------
@@ -42,53 +45,98 @@ def preserved(model: nn.Module, *, weights: bool) -> Iterator[None]:
                 "first forward would change it for good. Run one forward of your own first."
             )
     with ExitStack() as stack:
-        stack.enter_context(_random_states(model))
+        stack.enter_context(preserved_random_states())
         for module in model.modules():
-            stack.callback(_restorer(module, weights=weights))
+            stack.callback(_set_attributes_aside(module))
+        copies: dict[int, torch.UntypedStorage] = {}
+        # Each once: modules share parameters, and a copy must not be taken for the original.
+        for tensor in {id(t): t for t in [*model.parameters(), *model.buffers()]}.values():
+            if not tensor.is_inference():
+                # Its data will be what it was; autograd must not think that it was changed.
+                stack.enter_context(_unsafe_preserve_version_counter(tensor))
+            stack.callback(_set_tensor_aside(tensor, copies))
         yield
 
 
-def _restorer(module: nn.Module, *, weights: bool) -> Any:
-    mode = module.training
-    parameters = dict(module._parameters)
-    buffers = dict(module._buffers)
-    gradients = [(p, p.grad, p.requires_grad) for p in parameters.values() if p is not None]
-    storages = [
-        (tensor, tensor.data)
-        for tensor in [*(parameters.values() if weights else ()), *buffers.values()]
-        if tensor is not None
-    ]
-    for tensor, data in storages:
-        tensor.data = data.clone()
-    for parameter, _, _ in gradients:
-        parameter.grad = None
+def _set_attributes_aside(module: nn.Module) -> Callable[[], None]:
+    attributes = dict(module.__dict__)
+    registries = {name: attributes[name].copy() for name in _REGISTRIES if name in attributes}
 
     def restore() -> None:
-        module._parameters.update(parameters)
-        module._buffers.update(buffers)
-        for tensor, data in storages:
-            tensor.data = data
-        for parameter, gradient, required in gradients:
-            parameter.requires_grad_(required)
-            parameter.grad = gradient
-        module.training = mode
+        for name, content in registries.items():
+            attributes[name].clear()
+            attributes[name].update(content)
+        module.__dict__.clear()
+        module.__dict__.update(attributes)
 
     return restore
 
 
+def _set_tensor_aside(
+    tensor: torch.Tensor, copies: dict[int, torch.UntypedStorage]
+) -> Callable[[], None]:
+    data, leaf, required = tensor.data, tensor.is_leaf, tensor.requires_grad
+    gradient = tensor.grad if leaf else None
+    tensor.data = _copy_with_storage(data, copies)
+    if leaf:
+        tensor.grad = None
+
+    def restore() -> None:
+        if leaf and tensor.grad_fn is not None:
+            # A buffer that the forward added something differentiable to.
+            tensor.detach_()
+        tensor.data = data
+        if leaf:
+            tensor.requires_grad_(required)
+            tensor.grad = gradient
+
+    return restore
+
+
+def _copy_with_storage(data: torch.Tensor, copies: dict[int, torch.UntypedStorage]) -> torch.Tensor:
+    """Return a copy that shares memory with the copies of those that shared it with ``data``."""
+    if not is_plain(data) or not data.numel():
+        return data.clone()
+    storage = data.untyped_storage()
+    if storage.data_ptr() not in copies:
+        copies[storage.data_ptr()] = storage.clone()  # type: ignore[no-untyped-call]
+    copy = torch.empty(0, dtype=data.dtype, device=data.device)
+    return copy.set_(copies[storage.data_ptr()], data.storage_offset(), data.size(), data.stride())
+
+
 @contextmanager
-def _random_states(model: nn.Module) -> Iterator[None]:
-    kinds = {t.device.type for t in [*model.parameters(), *model.buffers()]} - {"cpu", "meta"}
+def preserved_random_states() -> Iterator[None]:
+    """Restore the generators of torch on all devices in use, of numpy and of Python."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
-        for kind in kinds:
+        for kind in _list_accelerators():
             devices = range(torch.get_device_module(kind).device_count())
             stack.enter_context(torch.random.fork_rng(devices=devices, device_type=kind))
+        stack.callback(random.setstate, of_python)
+        stack.callback(np.random.set_state, of_numpy)
         yield
 
 
+def seed_generators(seed: int) -> None:
+    """Seed what `preserved_random_states` restores."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    # torch.manual_seed would leave a seed behind for accelerators that were not started.
+    torch.default_generator.manual_seed(seed)
+    for kind in _list_accelerators():
+        torch.get_device_module(kind).manual_seed_all(seed)
+
+
+def _list_accelerators() -> list[str]:
+    return [kind for kind in ("cuda", "xpu") if torch.get_device_module(kind).is_initialized()]
+
+
 def copy_inputs(inputs: Any) -> Any:
-    """Return the inputs with every tensor copied: the model may write into them and their grads."""
+    """Return the inputs with every tensor copied: the model may write into them and their grads.
+
+    Tensors in tuples, lists, mappings and whatever else torch.utils._pytree knows are copied.
+    """
 
     def copy(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
 
 import torch
 from torch import nn
@@ -11,35 +13,38 @@ from torch import nn
 from varprobe.errors import UnsupportedModelError
 
 
-def choose_stance(
-    names: Mapping[nn.Module, str], compiled: str
-) -> AbstractContextManager[object] | None:
+def choose_stance(model: nn.Module, compiled: str) -> AbstractContextManager[object]:
     """Refuse the models whose hooks torch would not call; return the cure for compiled ones."""
-    scripted = [n for module, n in names.items() if isinstance(module, torch.jit.ScriptModule)]
+    scripted = _find(model, lambda module: isinstance(module, torch.jit.ScriptModule))
     if scripted:
         raise UnsupportedModelError(
             f"{_spell(scripted)} is a TorchScript module: its inner calls run outside of Python "
             "and cannot be observed. Probe the eager model it was made from."
         )
-    for module, name in names.items():
-        if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
-            raise UnsupportedModelError(
-                f"{_spell([name])} is DataParallel on {len(module.device_ids)} devices: it copies "
-                "the model for every forward, and the copies have no hooks. Probe "
-                "model.module on one device, or use DistributedDataParallel."
-            )
-    if not any(_is_compiled(module) for module in names):
-        return None
-    if compiled == "error":
-        compiled_names = [name for module, name in names.items() if _is_compiled(module)]
+    spread = _find(
+        model, lambda module: isinstance(module, nn.DataParallel) and len(module.device_ids) > 1
+    )
+    if spread:
         raise UnsupportedModelError(
-            f"{_spell(compiled_names)} is compiled by torch.compile, which skips hooks that come "
-            'later in silence. Pass compiled="eager" to run it in eager mode while it is probed '
-            "(the numbers are eager numbers, nothing is compiled again), or probe the model that "
-            "you compiled."
+            f"{_spell(spread)} is DataParallel on several devices: it copies the model for every "
+            "forward, and the copies have no hooks. Probe model.module on one device, or use "
+            "DistributedDataParallel."
         )
-    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
-    return stance
+    names = _find(model, _is_compiled)
+    if not names:
+        return nullcontext()
+    if compiled == "error":
+        raise UnsupportedModelError(
+            f"{_spell(names)} is compiled by torch.compile, which skips hooks that come later in "
+            'silence. Pass compiled="eager" to run it in eager mode while it is probed (the '
+            "numbers are eager numbers, nothing is compiled again), or probe the model that you "
+            "compiled."
+        )
+    return _FORCED_EAGER
+
+
+def _find(model: nn.Module, matches: Callable[[nn.Module], bool]) -> list[str]:
+    return [name for name, module in model.named_modules() if matches(module)]
 
 
 def _is_compiled(module: nn.Module) -> bool:
@@ -51,3 +56,37 @@ def _is_compiled(module: nn.Module) -> bool:
 
 def _spell(names: Sequence[str]) -> str:
     return repr(names[0]) if names[0] else "The model"
+
+
+class _ForcedEager:
+    """Keep torch.compile's stance at eager as long as any probe needs it.
+
+    The stance is one for the process, and torch restores the one it found: two probes that overlap
+    without being nested would leave it at eager for good.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._stance: AbstractContextManager[object] = nullcontext()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                # It takes effect when it is made.
+                self._stance = torch.compiler.set_stance("force_eager")
+            self._users += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._stance.__exit__(kind, error, trace)
+
+
+_FORCED_EAGER = _ForcedEager()

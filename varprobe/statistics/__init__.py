@@ -7,6 +7,6 @@ slow and obvious. Layouts that have no dense numbers raise `Unmeasurable` with t
 
 from varprobe.statistics.linear_input import measure_linear_input
 from varprobe.statistics.measure import Reading, measure, read
-from varprobe.statistics.tensors import Unmeasurable
+from varprobe.statistics.tensors import Unmeasurable, shape_of
 
-__all__ = ["Reading", "Unmeasurable", "measure", "measure_linear_input", "read"]
+__all__ = ["Reading", "Unmeasurable", "measure", "measure_linear_input", "read", "shape_of"]

@@ -65,7 +65,7 @@ def count_exponents(values: torch.Tensor) -> dict[int, int]:
     """
     if values.dtype not in _EXPONENT_BITS:
         values = values.float()
-    flat = _flatten(values)
+    flat = _flatten(values).resolve_neg()  # a lazy sign, as of the imaginary part of a conjugate
     integer, shift, mask, bias = _EXPONENT_BITS[flat.dtype]
     biased = (flat.view(integer) >> shift) & mask
     counts = torch.bincount(biased, minlength=mask + 1).tolist()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from varprobe.moments import Moments
+from varprobe.statistics.quiet import quiet
 from varprobe.statistics.reading import HostReading
 
 EXPONENT_RANGE = (-1080, 1030)
@@ -27,24 +28,12 @@ class DeviceReading:
 
     def merge(self, other: DeviceReading) -> DeviceReading:
         """Return the reading of both sets of elements together (Chan's merge), on the device."""
-        finite, mean, m2, abs_max = self.numbers[:4]
-        more, other_mean, other_m2, other_max = other.numbers.to(self.numbers.device)[:4]
-        total = finite + more
-        share = torch.where(total > 0, more / total.clamp(min=1), 0.0)
-        delta = torch.where((finite > 0) & (more > 0), other_mean - mean, 0.0)
-        merged = torch.stack(
-            [
-                total,
-                torch.where(finite > 0, mean + delta * share, other_mean),
-                m2 + other_m2 + delta * delta * finite * share,
-                torch.maximum(abs_max, other_max),
-            ]
-        )
-        counts = self.numbers[4:] + other.numbers.to(self.numbers.device)[4:]
-        bins = None
-        if self.bins is not None and other.bins is not None:
-            bins = self.bins + other.bins.to(self.bins.device)
-        return DeviceReading(torch.cat([merged, counts]), bins)
+        with quiet(self.numbers):
+            numbers = _merge(self.numbers, other.numbers.to(self.numbers.device))
+            bins = None
+            if self.bins is not None and other.bins is not None:
+                bins = self.bins + other.bins.to(self.bins.device)
+        return DeviceReading(numbers, bins)
 
     def read(self) -> HostReading:
         """Bring the numbers to the host; this is the one place that waits for the device."""
@@ -80,6 +69,21 @@ def measure(values: torch.Tensor, *, implicit_zeros: int, full: bool) -> DeviceR
     zeros = (numbers == 0).sum(dtype=torch.float64) + implicit_zeros
     vector = torch.stack([count, mean, m2, abs_max, zeros, nan, inf])
     return DeviceReading(vector, _count_exponents(clean) if full else None)
+
+
+def _merge(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    finite, mean, m2, abs_max = first[:4]
+    more, other_mean, other_m2, other_max = second[:4]
+    total = finite + more
+    share = more / total.clamp(min=1)
+    delta = torch.where((finite > 0) & (more > 0), other_mean - mean, 0.0)
+    moments = [
+        total,
+        torch.where(finite > 0, mean + delta * share, other_mean),
+        m2 + other_m2 + delta * delta * finite * share,
+        torch.maximum(abs_max, other_max),
+    ]
+    return torch.cat([torch.stack(moments), first[4:] + second[4:]])
 
 
 def _count_exponents(clean: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _disable_current_modes
 
 from varprobe.statistics.tensors import is_plain
@@ -30,6 +31,7 @@ def _is_anything_active(tensor: torch.Tensor) -> bool:
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
         or torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
     )
 
 
@@ -39,6 +41,8 @@ def _everything_off(device_type: str) -> Iterator[None]:
         # Accumulators created under inference mode could never be updated outside of it.
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
+        # A dual tensor drags its tangent along, also through detach.
+        stack.enter_context(forward_ad._set_fwd_grad_enabled(False))
         if device_type != "meta":
             stack.enter_context(torch.autocast(device_type, enabled=False))
         stack.enter_context(_disable_current_modes())

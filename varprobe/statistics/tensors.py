@@ -37,6 +37,11 @@ def is_plain(tensor: torch.Tensor) -> bool:
     )
 
 
+def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
+    """Return the shape of any tensor; the number of elements for a ragged one, which has none."""
+    return (tensor.numel(),) if tensor.is_nested else tuple(tensor.shape)
+
+
 def to_dense(tensor: torch.Tensor) -> Dense:
     """Return the numbers of ``tensor`` as a plain floating-point tensor on its own device.
 
@@ -49,8 +54,19 @@ def to_dense(tensor: torch.Tensor) -> Dense:
         If the tensor holds no numbers here: meta and fake tensors, partial distributed sums,
         layouts without a dense form.
     """
-    if is_plain(tensor):
-        return Dense(tensor.detach(), 0)
+    try:
+        return Dense(tensor.detach(), 0) if is_plain(tensor) else _convert(tensor)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        # A user's own tensor class may refuse any step of it, and so does a tensor that torch
+        # batches for a vectorized Jacobian; the run must go on.
+        first_line = str(error).partition("\n")[0]
+        raise Unmeasurable(
+            f"a {type(tensor).__name__} of layout {tensor.layout} and dtype {tensor.dtype} "
+            f"could not be read: {first_line}"
+        ) from error
+
+
+def _convert(tensor: torch.Tensor) -> Dense:
     values = _local(_unwrap(tensor.detach()))
     if values.is_meta or _is_fake(values):
         raise Unmeasurable("a meta tensor has no values")

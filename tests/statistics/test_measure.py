@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import math
+from functools import reduce
+
+import pytest
+import torch
+from hypothesis import given, strategies as st
+
+from tests.reference import moments as numpy_reference
+from tests.statistics.distributions import DISTRIBUTIONS
+from varprobe import Moments
+from varprobe.statistics import cpu, device, measure, read, reference
+from varprobe.statistics.reading import HostReading
+
+PROMISED = 1e-6
+"""Relative accuracy of E[x²] and of the variance, and of the mean in units of the deviations."""
+
+
+def measure_cpu(values: torch.Tensor, *, full: bool) -> HostReading:
+    return read(measure(values, full=full))
+
+
+def measure_device(values: torch.Tensor, *, full: bool) -> HostReading:
+    """Run the path of accelerators on the CPU: its arithmetic does not depend on the device."""
+    return device.measure(values, implicit_zeros=0, full=full).read()
+
+
+def measure_reference(values: torch.Tensor, *, full: bool) -> HostReading:
+    exponents = reference.count_exponents(values) if full else None
+    return HostReading(reference.measure(values, zeros=full), exponents)
+
+
+MEASURES = pytest.mark.parametrize("measured", [measure_cpu, measure_device, measure_reference])
+
+
+def assert_accurate(found: Moments, exact: Moments) -> None:
+    assert (found.numel, found.nan, found.inf) == (exact.numel, exact.nan, exact.inf)
+    assert found.abs_max == pytest.approx(exact.abs_max, rel=1e-7)
+    if exact.finite:
+        second = exact.second_moment
+        assert found.second_moment == pytest.approx(second, rel=PROMISED)
+        # Equal elements: the first mean is off by 1e-6 of itself at most, and the square of that
+        # cancels but for the roundings of float64 sums, 1e-14 of it.
+        floor = 1e-26 * second
+        assert found.variance == pytest.approx(exact.variance, rel=PROMISED, abs=floor)
+        spread = math.sqrt(exact.variance)
+        smallest = 1e-15 * math.sqrt(second)
+        assert found.mean == pytest.approx(exact.mean, abs=PROMISED * spread + smallest, rel=0)
+
+
+@MEASURES
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_moments_are_those_of_two_exact_passes(name, measured) -> None:
+    values = DISTRIBUTIONS[name]()
+    exact = numpy_reference.measure(values)
+    assert_accurate(measured(values, full=False).moments, exact)
+    full = measured(values, full=True).moments
+    assert_accurate(full, exact)
+    assert full.zeros == exact.zeros
+
+
+@MEASURES
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_the_histogram_counts_every_finite_element_but_zeros(name, measured) -> None:
+    values = DISTRIBUTIONS[name]()
+    exponents = measured(values, full=True).exponents
+    exact = reference.count_exponents(values)
+    # Subnormal float32 numbers share the lowest bin where the bits are read.
+    lowest = -126 if measured is measure_cpu and values.dtype is not torch.float64 else -2000
+    expected: dict[int, int] = {}
+    for exponent, count in exact.items():
+        exponent = max(exponent, lowest)
+        expected[exponent] = expected.get(exponent, 0) + count
+    assert exponents == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mean", [0.0, 1000.0])
+def test_a_hundred_million_elements_lose_nothing(mean) -> None:
+    values = torch.randn(100_000_000).add_(mean)
+    found = measure_cpu(values, full=False).moments
+    # numpy's own pairwise sum in float64 is good to 1e-15 here.
+    exact_mean = values.double().mean().item()
+    variance = values.double().sub_(exact_mean).square_().mean().item()
+    assert found.variance == pytest.approx(variance, rel=PROMISED)
+    assert found.mean == pytest.approx(exact_mean, abs=PROMISED)
+
+
+@MEASURES
+def test_what_was_not_asked_for_is_not_counted(measured) -> None:
+    reading = measured(torch.zeros(3), full=False)
+    assert reading.moments.zeros is None
+    assert reading.exponents is None
+
+
+@MEASURES
+@given(
+    seed=st.integers(0, 2**31),
+    size=st.integers(1, 100),
+    mean=st.floats(-30, 30),
+    factor=st.sampled_from([2.0**-40, 0.5, 2.0, -8.0, 2.0**40]),
+)
+def test_variance_is_quadratic(measured, seed, size, mean, factor) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(size, generator=generator) + mean
+    plain = measured(values, full=False).moments
+    # A power of two is exact, so that the sample is the same but for its unit.
+    scaled = measured(values * factor, full=False).moments
+    floor = 1e-13 * plain.second_moment * factor**2
+    assert scaled.variance == pytest.approx(factor**2 * plain.variance, rel=PROMISED, abs=floor)
+    assert scaled.second_moment == pytest.approx(
+        factor**2 * plain.second_moment, rel=PROMISED, abs=0
+    )
+    assert scaled.mean == pytest.approx(factor * plain.mean, rel=PROMISED, abs=floor**0.5)
+    assert scaled.abs_max == abs(factor) * plain.abs_max
+
+
+@MEASURES
+@given(
+    seed=st.integers(0, 2**31),
+    sizes=st.lists(st.integers(0, 30), min_size=1, max_size=6),
+    mean=st.sampled_from([0.0, 1.0, 300.0]),
+    broken=st.booleans(),
+)
+def test_merged_chunks_are_the_whole(measured, seed, sizes, mean, broken) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(sum(sizes), generator=generator).relu() + mean
+    if broken and len(values) > 3:
+        values[:3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    parts = [measured(part, full=True) for part in values.split(sizes)]
+    whole = measured(values, full=True)
+    merged = reduce(HostReading.merge, parts)
+    assert_accurate(merged.moments, numpy_reference.measure(values))
+    assert merged.moments.zeros == whole.moments.zeros
+    assert {e: n for e, n in merged.exponents.items() if n} == whole.exponents
+
+
+@given(seed=st.integers(0, 2**31), sizes=st.lists(st.integers(0, 9), min_size=2, max_size=5))
+def test_readings_merge_on_the_device_as_on_the_host(seed, sizes) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(sum(sizes), generator=generator) + 3.0
+    values[:1] = torch.inf
+    readings = [device.measure(part, implicit_zeros=1, full=True) for part in values.split(sizes)]
+    merged = reduce(device.DeviceReading.merge, readings).read()
+    on_host = reduce(HostReading.merge, [reading.read() for reading in readings])
+    assert_accurate(merged.moments, on_host.moments)
+    assert merged.moments.zeros == on_host.moments.zeros
+    assert merged.exponents == {e: n for e, n in on_host.exponents.items() if n}
+
+
+def test_a_device_reading_without_histogram_merges_to_one_without() -> None:
+    full, plain = (device.measure(torch.ones(2), implicit_zeros=0, full=f) for f in (True, False))
+    assert full.merge(plain).read().exponents is None
+
+
+@pytest.mark.parametrize(
+    "arrange",
+    [
+        lambda x: x.t(),
+        lambda x: x[:, ::2],
+        lambda x: x[::3].t(),
+        lambda x: x.unsqueeze(0).expand(4, -1, -1),
+        lambda x: x.view(2, 10, 3, 10).to(memory_format=torch.channels_last),
+        lambda x: x.flip(0),
+        lambda x: x[0, 0],
+    ],
+)
+def test_the_order_in_memory_does_not_matter(arrange) -> None:
+    values = arrange(torch.randn(20, 30))
+    assert_accurate(measure_cpu(values, full=True).moments, numpy_reference.measure(values))
+
+
+def test_dense_memory_is_read_without_a_copy() -> None:
+    image = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    assert cpu._flatten(image).data_ptr() == image.data_ptr()
+    assert cpu._flatten(image.transpose(0, 2)).data_ptr() == image.data_ptr()
