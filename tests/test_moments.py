@@ -5,8 +5,7 @@ from fractions import Fraction
 from functools import reduce
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from tests.strategies import elements
 from varprobe.moments import LinearInput, Moments, merge_exponents, merge_linear_inputs
@@ -140,15 +139,24 @@ def test_histograms_add_up_in_order() -> None:
     assert list(merged.items()) == [(-1, 5), (0, 1), (3, 6)]
 
 
-def test_inputs_are_averaged_by_their_positions() -> None:
-    small = LinearInput(second_moment=1.0, energy=10.0, effective_samples=2.0, positions=1)
-    large = LinearInput(second_moment=5.0, energy=50.0, effective_samples=7.0, positions=3)
-    assert merge_linear_inputs(small, large) == LinearInput(
-        second_moment=4.0, energy=40.0, effective_samples=7.0, positions=4
+def make_linear_input(scale: float, *, effective_samples: float, positions: int) -> LinearInput:
+    return LinearInput(
+        second_moment=scale,
+        energy=10 * scale,
+        common_energy=5 * scale,
+        effective_samples=effective_samples,
+        positions=positions,
     )
 
 
+def test_inputs_are_averaged_by_their_positions() -> None:
+    small = make_linear_input(1.0, effective_samples=2.0, positions=1)
+    large = make_linear_input(5.0, effective_samples=7.0, positions=3)
+    merged = make_linear_input(4.0, effective_samples=7.0, positions=4)
+    assert merge_linear_inputs(small, large) == merged
+
+
 def test_an_input_that_one_side_did_not_see_is_unknown() -> None:
-    seen = LinearInput(second_moment=1.0, energy=1.0, effective_samples=1.0, positions=1)
+    seen = make_linear_input(1.0, effective_samples=1.0, positions=1)
     assert merge_linear_inputs(seen, None) is None
     assert merge_linear_inputs(None, seen) is None

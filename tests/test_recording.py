@@ -29,7 +29,7 @@ class TestRecord:
             depth=3,
             exponents={1: 4},
             linear_input=LinearInput(
-                second_moment=1.0, energy=2.0, effective_samples=3.0, positions=4
+                second_moment=1.0, energy=2.0, common_energy=0.5, effective_samples=3.0, positions=4
             ),
         )
         second = make_record(3.0, depth=1, exponents={2: 4}, linear_input=first.linear_input)

@@ -24,7 +24,7 @@ RECORDING = Recording(
         make_record(0.1, exponents={-3: 4}, shape=(2, 2), fan_in=2, fan_out=8),
         make_record(
             linear_input=LinearInput(
-                second_moment=1.0, energy=2.0, effective_samples=1.5, positions=4
+                second_moment=1.0, energy=2.0, common_energy=0.5, effective_samples=1.5, positions=4
             )
         ),
     ),

@@ -4,8 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from tests.initializers.layers import MANY_STANDARD_ERRORS, standard_errors
 from varprobe.initializers.laws import WeightLaw
