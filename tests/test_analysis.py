@@ -87,6 +87,18 @@ def test_the_local_test_holds_in_any_architecture() -> None:
     assert all(abs(score) < 4.5 for score in scores.values())
 
 
+def test_the_error_of_the_theory_itself_bounds_significance() -> None:
+    # A norm holds the second moment at 1 for every draw: the scatter is 0, and 1 % is no finding.
+    model = nn.Sequential(nn.Linear(64, 64), nn.LayerNorm(64))
+    inputs = torch.randn(32, 64)
+    recording = vp.profile(model, inputs, init="default", draws=4)
+    analysis = vp.analyze(recording, vp.predict(model, inputs, init="default"))
+    (norm,) = [s for s in analysis.select(signal="activation") if s.site.module == "1"]
+    assert norm.expectation is not None
+    assert norm.expectation.log_std < 1e-3
+    assert abs(norm.z) < 1
+
+
 def test_a_layer_whose_output_does_not_follow_from_its_weights_is_seen() -> None:
     class Doubled(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 
 NAN = math.nan
 
+MODEL_ERROR = {"exact": 0.005, "approximate": 0.05}
+"""Relative error of the theory itself, by status, from the Monte-Carlo tables in tests/theory. Behind
+a norm nothing scatters over draws, and many draws average all scatter away: this is what is left.
+"""
+
 ANISOTROPY_ERROR = 0.05
 """Share of 1/fan_in below which the anisotropy of the inputs is not known: it is the difference of
 two numbers, one of which is estimated from a sample of the windows to 1 or 2 %."""
@@ -118,9 +123,8 @@ class SiteAnalysis:
         if self.expectation is None or not self.ratio > 0.0:
             return NAN
         scatter = self.expectation.log_std
-        if not scatter > 0.0:
-            return NAN
-        return (math.log(self.ratio) + scatter * scatter / 2) / (scatter / math.sqrt(self.draws))
+        error = math.hypot(scatter / math.sqrt(self.draws), MODEL_ERROR[self.expectation.status])
+        return (math.log(self.ratio) + scatter * scatter / 2) / error
 
     @property
     def zero_fraction(self) -> float:

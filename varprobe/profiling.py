@@ -119,10 +119,9 @@ def profile(
     recordings = []
     for draw in range(draws):
         seeds = _Seeds(seed, draw)
+        built = build_model(model, seed=seed, draw=draw)
         # Inference mode would make tensors that no backward pass can use.
         with preserved_random_states(), torch.inference_mode(False):
-            seed_generators(seeds.derive(_WEIGHTS))
-            built = _build(model)
             seed_generators(seeds.derive(_INPUTS))
             args, named = copy_inputs(split_inputs(_draw_inputs(inputs, draw), kwargs))
             probe = Probe(
@@ -160,8 +159,19 @@ def _draw_inputs(inputs: Inputs | Callable[[int], Inputs], draw: int) -> Inputs:
     return inputs
 
 
-def _build(model: nn.Module | Callable[[], nn.Module]) -> nn.Module:
-    built = model if isinstance(model, nn.Module) else model()
+def build_model(
+    model: nn.Module | Callable[[], nn.Module], *, seed: int, draw: int = 0
+) -> nn.Module:
+    """Return the model that `profile` runs in this draw: the one given, or one built from the seed.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If it is no module, or has no values to run with.
+    """
+    with preserved_random_states(), torch.inference_mode(False):
+        seed_generators(_Seeds(seed, draw).derive(_WEIGHTS))
+        built = model if isinstance(model, nn.Module) else model()
     if not isinstance(built, nn.Module):
         raise UnsupportedModelError(
             f"Expected a torch.nn.Module, or a function without arguments that builds one; got "

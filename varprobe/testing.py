@@ -11,8 +11,9 @@ from varprobe.analysis import analyze
 from varprobe.diagnosis import Diagnosis, diagnose
 from varprobe.errors import NothingRecordedError
 from varprobe.modules import Inputs, Loss
-from varprobe.profiling import Initialization, profile
+from varprobe.profiling import Initialization, build_model, profile
 from varprobe.recording import Recording, Unobserved
+from varprobe.theory import predict
 
 
 def check(
@@ -49,14 +50,19 @@ def check(
     >>> print(vp.check(model, torch.randn(32, 64)))
     Sequential is healthy: 3 layers, 1 draw checked.
     """
+    # One draw of kept weights is predicted from these very weights, several from their law.
+    one = init is None and draws == 1
+    subject = build_model(model, seed=seed) if one else model
     try:
         recording = profile(
-            model, inputs, kwargs=kwargs, init=init, draws=draws, seed=seed, loss=loss
+            subject, inputs, kwargs=kwargs, init=init, draws=draws, seed=seed, loss=loss
         )
     except NothingRecordedError as error:
         nothing = Unobserved(module="", reason=str(error))
         recording = Recording(records=(), meta={}, unobserved=(nothing,))
-    return diagnose(analyze(recording), select=select, ignore=ignore)
+        return diagnose(analyze(recording), select=select, ignore=ignore)
+    prediction = predict(subject, inputs, kwargs=kwargs, init=init, loss=loss)
+    return diagnose(analyze(recording, prediction), select=select, ignore=ignore)
 
 
 def assert_healthy(

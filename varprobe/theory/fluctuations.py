@@ -30,6 +30,9 @@ MOST_POSITIONS = 24
 ROUNDING = 1e-4
 """Sums smaller than this share of their terms are zero up to rounding: a bias before a norm."""
 
+TINY = 1e-150
+"""Floor of a divisor: a layer that passes nothing has no scatter. Its square is a number, too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -130,7 +133,7 @@ def scatter_units(pairs: Pairs, gram: float, units: int) -> float:
 
     2/n times the mean over pairs of K²/q², of which ``gram`` is the part that is itself random.
     """
-    square = pairs.map(torch.square).average() / max(pairs.mean**2, 1e-300)
+    square = pairs.map(torch.square).average() / max(pairs.mean**2, TINY)
     return 2 * (square + gram * (1 - 1 / pairs.size)) / units
 
 
@@ -168,7 +171,7 @@ class Activation:
     def forward(self, function: Pointwise, spread: Spread) -> Spread:
         """Return the spread of φ(u), u of the given spread."""
         value, square = self._series(function), self._series(function * function)
-        second = max(value.at_one, 1e-300)
+        second = max(value.at_one, TINY)
         gram_values = square.values / second**2
         if spread.pinned:
             # A norm leaves no scatter to the linear and the quadratic part of φ².
@@ -202,7 +205,7 @@ class Activation:
             Its spread.
         """
         value, squared = self._series(factor), self._series(square)
-        second = max(expect_at(square, self.scale, self.mean), 1e-300)
+        second = max(expect_at(square, self.scale, self.mean), TINY)
         alike = Mixture.of(signal).correlations.square()
         paired = squared.values / second**2 * (1 + 2 * (alike + spread.gram))
         noise = self.mixture.average_all(3 * squared.at_one / second**2 - 1, paired - 1)
@@ -270,7 +273,7 @@ class _Series:
     @property
     def growth(self) -> float:
         """D ln E f(u) / d ln q."""
-        return float(self.coefficients[2]) / math.sqrt(2) / max(float(self.coefficients[0]), 1e-300)
+        return float(self.coefficients[2]) / math.sqrt(2) / max(float(self.coefficients[0]), TINY)
 
 
 def descend(
@@ -309,7 +312,7 @@ def scatter_products(
     if total == 0:
         return Spread()
     up = spread.at(below.kernel)
-    level = max(gradient.mean * inputs.mean, 1e-300)
+    level = max(gradient.mean * inputs.mean, TINY)
     size = gradient.size
     coherent = max(0.0, _weigh_noise(gradient, inputs) - size)
     loose_up, loose_down = _loosen(spread, gradient), _loosen(below, inputs)
@@ -341,7 +344,7 @@ def _weigh_noise(first: Pairs, second: Pairs) -> float:
     size = first.size
     common, apart, squares = 1.0, 1.0, 0.0
     for pairs in (first, second):
-        scale = max(pairs.mean, 1e-300)
+        scale = max(pairs.mean, TINY)
         mode = pairs.average() * size / scale
         common *= mode
         apart *= (size - mode) / max(1, size - 1)

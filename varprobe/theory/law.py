@@ -148,12 +148,11 @@ class Law:
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A parameter: the law of its elements, and its shape."""
+    """A parameter: the law of its elements, its shape, and its place in sets of weights."""
 
     law: WeightLaw
     shape: tuple[int, ...]
     bit: int
-    requires_grad: bool = True
 
 
 @dataclass(frozen=True, slots=True)

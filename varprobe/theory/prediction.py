@@ -47,6 +47,14 @@ class Prediction(Presentable):
         Model, initialization, batch size.
     unsupported : mapping of str to int
         Operations without a rule that a row suffers from, with the number of such rows.
+
+    Examples
+    --------
+    >>> import torch, varprobe as vp
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU())
+    >>> prediction = vp.predict(model, torch.ones(1, 64), init="kaiming_normal")
+    >>> prediction.to_frame().query("signal == 'activation'")["second_moment"].round(3).tolist()
+    [2.0, 1.0, 1.0]
     """
 
     expectations: tuple[Expectation, ...]

@@ -44,6 +44,15 @@ class Expectation:
         "tainted" (follows one).
     reason : str
         Why it is no better.
+
+    Examples
+    --------
+    >>> import torch, varprobe as vp
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU())
+    >>> prediction = vp.predict(model, torch.ones(1, 64), init="kaiming_normal")
+    >>> output = prediction.find(vp.Site(module="0"))
+    >>> f"{output.second_moment:.3f}", output.status
+    ('2.000', 'exact')
     """
 
     site: Site

@@ -38,6 +38,7 @@ from varprobe.theory.law import (
 )
 from varprobe.theory.layout import Layout, Role
 from varprobe.theory.pairs import Pairs
+from varprobe.theory.profile import REASON, ProfilePairs
 
 SIGNIFICANT = 4.0
 """Standard errors beyond which the mean of a given weight is not its sampling noise."""
@@ -86,6 +87,8 @@ def contract(x: Law, weight: Value, bias: Value | None, shape: Contraction) -> S
         # A bias does not scatter with the layers below: it dilutes what they did.
         driven = before / max(pairs.mean, 1e-300)
     standing = _stand(x.standing, weights, fresh=0 if mean else weight.bit)
+    if isinstance(pairs, ProfilePairs):
+        standing = standing.approximate(REASON)
     units = shape.layout.count(Role.FEATURE)
     below = realize(x.field_spread, x.pairs, x.features) if x.is_field else x.spread
     # The taps average entries of the Gram matrix that scatter neither alone nor alike.
