@@ -70,4 +70,3 @@ def _expand(codes: Iterable[str]) -> set[str]:
 
 def _look_up(code: str) -> str:
     return RULES[code].code
-
