@@ -9,8 +9,9 @@ matplotlib. `__all__` lists the public names, the table below says where each on
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from varprobe.loading import load_lazily
 
 __version__ = "0.1.0"
 
@@ -41,11 +42,9 @@ _HOMES = {
     "theory": ("Expectation", "Prediction", "predict", "rule"),
 }
 
-_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
-
-_SUBMODULES = ("initializers", "plotting", "reporting", "theory")
-
-__all__ = sorted(_MODULE_OF)
+__all__, __getattr__, __dir__ = load_lazily(
+    __name__, _HOMES, submodules=("initializers", "plotting", "reporting", "theory")
+)
 
 # The same table once more, for those who read types instead of running code.
 if TYPE_CHECKING:
@@ -98,17 +97,3 @@ if TYPE_CHECKING:
         predict as predict,
         rule as rule,
     )
-
-
-def __getattr__(name: str) -> object:
-    if name in _SUBMODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return [*__all__, "__version__", *_SUBMODULES]

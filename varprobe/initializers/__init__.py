@@ -10,27 +10,20 @@ The public names are loaded when they are first used, so that ``laws`` can be ha
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
+from varprobe.loading import load_lazily
+
 if TYPE_CHECKING:
-    from varprobe.initializers.application import initialize, law_of
-    from varprobe.initializers.laws import WeightLaw
-    from varprobe.initializers.named import initialization
+    from varprobe.initializers.application import initialize as initialize, law_of as law_of
+    from varprobe.initializers.laws import WeightLaw as WeightLaw
+    from varprobe.initializers.named import initialization as initialization
 
-__all__ = ["WeightLaw", "initialization", "initialize", "law_of"]
-
-_MODULE_OF = {
-    "WeightLaw": "laws",
-    "initialization": "named",
-    "initialize": "application",
-    "law_of": "application",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
+__all__, __getattr__, __dir__ = load_lazily(
+    __name__,
+    {
+        "application": ("initialize", "law_of"),
+        "laws": ("WeightLaw",),
+        "named": ("initialization",),
+    },
+)

@@ -12,27 +12,20 @@ The public names are loaded when they are first used, so that the formulas can b
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
+from varprobe.loading import load_lazily
+
 if TYPE_CHECKING:
-    from varprobe.theory.prediction import Prediction, predict
-    from varprobe.theory.rows import Expectation
-    from varprobe.theory.rules.registry import rule
+    from varprobe.theory.prediction import Prediction as Prediction, predict as predict
+    from varprobe.theory.rows import Expectation as Expectation
+    from varprobe.theory.rules.registry import rule as rule
 
-__all__ = ["Expectation", "Prediction", "predict", "rule"]
-
-_MODULE_OF = {
-    "Expectation": "rows",
-    "Prediction": "prediction",
-    "predict": "prediction",
-    "rule": "rules.registry",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
+__all__, __getattr__, __dir__ = load_lazily(
+    __name__,
+    {
+        "prediction": ("Prediction", "predict"),
+        "rows": ("Expectation",),
+        "rules.registry": ("rule",),
+    },
+)
