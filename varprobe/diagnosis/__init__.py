@@ -5,8 +5,8 @@ runs them all. Each family of checks is a file: ``nothing`` (VP001), ``growth`` 
 VP201, VP202), ``dead`` (VP103), ``weights`` (VP301, VP302), ``numerics`` (VP901).
 """
 
-from varprobe.diagnosis.verdict import diagnose
 from varprobe.diagnosis.finding import Diagnosis, Finding
 from varprobe.diagnosis.rule import RULES, CheckRule, check_rule
+from varprobe.diagnosis.verdict import diagnose
 
 __all__ = ["RULES", "CheckRule", "Diagnosis", "Finding", "check_rule", "diagnose"]
