@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 NAN = math.nan
 
 MODEL_ERROR = {"exact": 0.005, "approximate": 0.05}
-"""Relative error of the theory itself, by status, from the Monte-Carlo tests of the theory. Behind a
-norm nothing scatters over draws, and many draws average all scatter away: this is what is left.
-"""
+"""Relative error of the theory itself, by status, from its Monte-Carlo tests. Behind a norm nothing
+scatters over draws, and many draws average all scatter away: this is what is left."""
 
 ANISOTROPY_ERROR = 0.05
 """Share of 1/fan_in below which the anisotropy of the inputs is not known: it is the difference of
