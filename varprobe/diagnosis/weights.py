@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 
 from varprobe.analysis import Analysis, SiteAnalysis
 from varprobe.diagnosis.finding import Finding
 from varprobe.diagnosis.rule import RULES, check_rule
+from varprobe.theory.nonlinearities import get_nonlinearity
 
-GAINS = {
-    "ReLU": 2.0,
-    "LeakyReLU": 2.0,
-    "PReLU": 2.0,
-    "GELU": 2.3517,
-    "SiLU": 2.8104,
-    "Mish": 2.2106,
-    "ELU": 1.5505,
-    "SELU": 1.0,
-    "Tanh": 1.0,
-    "Sigmoid": 1.0,
+NONLINEARITIES = {
+    "ReLU": "relu",
+    "LeakyReLU": "leaky_relu",
+    "PReLU": "prelu",
+    "GELU": "gelu",
+    "SiLU": "silu",
+    "Mish": "mish",
+    "ELU": "elu",
+    "SELU": "selu",
 }
-"""fan_in · Var w that keeps the scale of a unit signal, by the nonlinearity that follows: 1/E φ²
-for z ~ N(0, 1). For tanh and sigmoid, which are linear or constant around 0, it is Glorot's 1."""
+"""Names in the theory of the nonlinearities whose gain sets the scale of the weights before."""
+
+CENTRED = frozenset({"Tanh", "Sigmoid"})
+"""Nonlinearities that saturate: kept in their linear part around 0, they want Glorot's weights."""
 
 MAX_DEPARTURE = 1.25
 """Factor between a weight's variance and the law that fits. LeCun for SiLU or Kaiming for GELU are
@@ -53,13 +55,13 @@ def find_misfits(analysis: Analysis, run: str) -> Iterator[Finding]:
         (site, followers[site.site.module], product)
         for site in analysis.select(signal="weight", run=run)
         if site.first.fan_in and site.site.module in followers
-        for product in [_fit(site, GAINS[followers[site.site.module]])]
+        for product in [_fit(site, compute_gain_squared(followers[site.site.module]))]
         if product is not None
     ]
     if not misfits:
         return
     site, kind, product = misfits[0]
-    gain = GAINS[kind]
+    gain = compute_gain_squared(kind)
     more = f" ({len(misfits)} layers alike)" if len(misfits) > 1 else ""
     yield RULES["VP301"].report(
         site.site.module,
@@ -69,8 +71,17 @@ def find_misfits(analysis: Analysis, run: str) -> Iterator[Finding]:
         measured=product,
         expected=gain,
         threshold=MAX_DEPARTURE,
-        remedy=_spell_remedy(kind, site),
+        remedy=_spell_remedy(kind),
     )
+
+
+@functools.cache
+def compute_gain_squared(kind: str) -> float:
+    """Return fan_in · E[w²] that keeps the scale of a unit signal through a layer and ``kind``.
+
+    1/E φ² for z ~ N(0, 1); 1 for nonlinearities that are centred and saturate.
+    """
+    return 1.0 if kind in CENTRED else get_nonlinearity(NONLINEARITIES[kind]).gain ** 2
 
 
 def _find_followers(analysis: Analysis, run: str) -> dict[str, str]:
@@ -81,7 +92,7 @@ def _find_followers(analysis: Analysis, run: str) -> dict[str, str]:
     for site in analysis.select(signal="activation", run=run):
         if site.site.module in owners:
             pending = site.site.module
-        elif pending is not None and site.first.kind in GAINS:
+        elif pending is not None and site.first.kind in CENTRED | NONLINEARITIES.keys():
             followers[pending] = site.first.kind
             pending = None
         elif "Norm" in site.first.kind:
@@ -105,18 +116,16 @@ def _fit(site: SiteAnalysis, gain: float) -> float | None:
     return record.fan_in * site.second_moment if min(departures) > tolerance else None
 
 
-def _spell_remedy(kind: str, site: SiteAnalysis) -> str:
-    named = {"ReLU": "relu", "LeakyReLU": "leaky_relu", "SELU": "linear", "Tanh": "tanh"}
-    if kind in ("SELU", "Tanh", "Sigmoid"):
-        law = "lecun_normal" if kind == "SELU" else "xavier_normal"
-        return f'vp.initialize(model, "{law}")'
-    if kind in named:
-        return f'vp.initialize(model, "kaiming_normal", nonlinearity="{named[kind]}")'
-    std = math.sqrt(GAINS[kind] / (site.first.fan_in or 1))
-    return (
-        f'vp.initialize(model, "kaiming_normal", gain={math.sqrt(GAINS[kind]):.4g}), '
-        f"std {std:.3g} at this layer"
-    )
+def _spell_remedy(kind: str) -> str:
+    if kind in CENTRED:
+        return 'vp.initialize(model, "xavier_normal")'
+    if kind in ("ReLU", "LeakyReLU"):
+        name = NONLINEARITIES[kind]
+        return f'vp.initialize(model, "kaiming_normal", nonlinearity="{name}")'
+    if kind == "SELU":
+        return 'vp.initialize(model, "lecun_normal")'
+    gain = math.sqrt(compute_gain_squared(kind))
+    return f'vp.initialize(model, "kaiming_normal", gain={gain:.4g})'
 
 
 @check_rule(
