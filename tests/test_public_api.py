@@ -24,6 +24,7 @@ PUBLIC = {
     "InvalidArgumentError",
     "MissingRuleError",
     "Moments",
+    "Monitor",
     "NothingRecordedError",
     "Prediction",
     "Probe",

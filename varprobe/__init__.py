@@ -34,6 +34,7 @@ _HOMES = {
     ),
     "initializers": ("WeightLaw", "initialization", "initialize", "law_of"),
     "moments": ("Moments",),
+    "monitoring": ("Monitor",),
     "plotting": ("CompareDisplay", "DepthDisplay", "plot_compare", "plot_depth"),
     "probe": ("Probe",),
     "profiling": ("profile",),
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
         law_of as law_of,
     )
     from varprobe.moments import Moments as Moments
+    from varprobe.monitoring import Monitor as Monitor
     from varprobe.plotting import (
         CompareDisplay as CompareDisplay,
         DepthDisplay as DepthDisplay,
