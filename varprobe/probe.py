@@ -10,9 +10,9 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from functools import partial
 from types import TracebackType
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import nn
@@ -29,24 +29,17 @@ from varprobe.modules import (
 from varprobe.observation.dataflow import Dataflow
 from varprobe.observation.forwards import AnyForward, Forwards, RootForward
 from varprobe.observation.gradients import GradientTaps
-from varprobe.observation.ledger import Entry, Ledger
+from varprobe.observation.ledger import Ledger, Place
 from varprobe.observation.refusals import choose_stance
-from varprobe.recording import Recording, Site, Unobserved
+from varprobe.recording import Recording, Unobserved
 from varprobe.schema import SIGNALS
-from varprobe.statistics import Reading, measure_linear_input, shape_of
+from varprobe.statistics import Reading, measure_linear_input
 
 STATS = ("moments", "full")
 
 OnOutput = Callable[[str, nn.Module, tuple[Any, ...], Any], None]
 OnRoot = Callable[[tuple[Any, ...]], None]
 """Called with the positional arguments and the mapping of keyword arguments."""
-
-
-class _Label(NamedTuple):
-    """What a tapped gradient is booked under."""
-
-    site: Site
-    kind: str
 
 
 class _Hook:
@@ -85,7 +78,7 @@ class ModuleHooks:
                     begin = self._arm(lambda _, *inputs: on_root(inputs), module)
                     handle = module.register_forward_pre_hook(begin, prepend=True, with_kwargs=True)
                     self._handles.append(handle)
-                see = self._arm(_bind_name(name, on_output), module)
+                see = self._arm(partial(on_output, name), module)
                 self._handles.append(module.register_forward_hook(see))
         except BaseException:
             self.remove()
@@ -102,10 +95,6 @@ class ModuleHooks:
             handle.remove()
         for hook in self._hooks:
             hook.disarm()
-
-
-def _bind_name(name: str, on_output: OnOutput) -> Callable[..., None]:
-    return lambda module, args, output: on_output(name, module, args, output)
 
 
 @contextmanager
@@ -284,6 +273,7 @@ class Probe:
         if torch._C._current_graph_task_id() != -1:
             return
         forward = self._forwards.begin()
+        self._taps.prune()
         first = next((tensor for _, tensor in walk_tensors(inputs)), None)
         if first is not None and first.dim():
             self._batch_size = first.size(0)
@@ -307,13 +297,12 @@ class Probe:
             self._measure_weights({module: name})
         if forward is self._first and self._dataflow is not None:
             self._dataflow.follow(name, module, args, output)
-        kind, site = type(module).__name__, None
-        for path, tensor in walk_tensors(output):
-            site = Site(module=name, call=call, output=path)
+        outputs = _list_outputs(output)
+        for path, tensor in outputs:
             if "activation" in self.signals:
-                self._add_activation(site, kind, tensor, module, args)
-            self._tap_output(site, kind, tensor, forward)
-        if site is None and output is not None:
+                self._add_activation(name, call, path, tensor, module, args)
+            self._tap_output(name, call, path, tensor, module, forward)
+        if not outputs and output is not None:
             self._ledger.opaque[name] = type(output).__name__
 
     def _on_output_again(self, name: str, module: nn.Module, output: Any, task: int) -> None:
@@ -323,29 +312,37 @@ class Probe:
         again = self._forwards.find_again(name, task) if torch.is_grad_enabled() else None
         if again is None:
             return
-        for path, tensor in walk_tensors(output):
-            site = Site(module=name, call=again.call, output=path)
-            self._tap_output(site, type(module).__name__, tensor, again.forward)
+        for path, tensor in _list_outputs(output):
+            self._tap_output(name, again.call, path, tensor, module, again.forward)
 
     def _tap_output(
-        self, site: Site, kind: str, tensor: torch.Tensor, forward: RootForward
+        self,
+        name: str,
+        call: int,
+        path: str,
+        tensor: torch.Tensor,
+        module: nn.Module,
+        forward: RootForward,
     ) -> None:
         if "gradient" in self.signals and tensor.requires_grad and torch.is_grad_enabled():
-            site = replace(site, signal="gradient")
-            self._ledger.await_gradient(site)
-            self._taps.tap(tensor, _Label(site, kind), forward)
+            kind = type(module).__name__
+            place = self._ledger.find_place(name, call, path, "gradient", kind)
+            place.awaited = True
+            self._taps.tap(tensor, place, forward)
 
     def _add_activation(
         self,
-        site: Site,
-        kind: str,
+        name: str,
+        call: int,
+        path: str,
         tensor: torch.Tensor,
         module: nn.Module,
         args: tuple[Any, ...],
     ) -> None:
+        place = self._ledger.find_place(name, call, path, "activation", type(module).__name__)
         reading = self._reuse(tensor)
         if reading is None:
-            reading = self._ledger.measure(site, tensor)
+            reading = self._ledger.measure(place, tensor)
             if reading is None:
                 return
             if not tensor.is_inference():
@@ -353,7 +350,7 @@ class Probe:
         received = None
         if self._ledger.full and isinstance(module, WEIGHTED) and args:
             received = measure_linear_input(module, args[0])
-        self._ledger.add(site, Entry(kind, reading, shape_of(tensor), linear_input=received))
+        self._ledger.add(place, reading, tensor, linear_input=received)
 
     def _reuse(self, tensor: torch.Tensor) -> Reading | None:
         # A container returns the tensor that its last child returned a moment ago.
@@ -364,34 +361,39 @@ class Probe:
 
     def _on_gradient(self, labels: Sequence[object], gradient: torch.Tensor, backward: int) -> None:
         reading: Reading | None = None
-        for label in cast("Sequence[_Label]", labels):
-            reading = reading or self._ledger.measure(label.site, gradient)
+        for place in cast("Sequence[Place]", labels):
+            reading = reading or self._ledger.measure(place, gradient)
             if reading is not None:
-                entry = Entry(label.kind, reading, shape_of(gradient))
-                self._ledger.add(label.site, entry, backward)
+                self._ledger.add(place, reading, gradient, backward=backward)
 
     def _measure_weights(self, names: Mapping[nn.Module, str]) -> None:
         pooled = AnyForward()
         for owner, name, parameter in own_parameters(names):
+            where = names[owner], 0, name
             kind = type(owner).__name__
-            fans = compute_fans(owner) if name == "weight" else None
-            site = Site(module=names[owner], output=name, signal="weight")
             if "weight" in self.signals:
-                reading = self._ledger.measure(site, parameter)
+                place = self._ledger.find_place(*where, "weight", kind)
+                place.fans = compute_fans(owner) if name == "weight" else None
+                reading = self._ledger.measure(place, parameter)
                 if reading is not None:
-                    self._ledger.add(site, Entry(kind, reading, shape_of(parameter), fans))
+                    self._ledger.add(place, reading, parameter)
             if "weight_gradient" in self.signals and parameter.requires_grad:
-                site = replace(site, signal="weight_gradient")
-                self._ledger.await_gradient(site)
-                self._taps.tap(parameter, _Label(site, kind), pooled)
+                place = self._ledger.find_place(*where, "weight_gradient", kind)
+                place.awaited = True
+                self._taps.tap(parameter, place, pooled)
 
     def _list_own_operations(self) -> Iterator[Unobserved]:
         if self._dataflow is not None:
             yield from self._dataflow.list_unobserved(self._ledger.called)
 
     def _list_gradients_through_base(self) -> list[str]:
-        labels = cast("Sequence[_Label]", list(self._taps.through_base))
-        return [str(label.site) for label in labels]
+        places = cast("Sequence[Place]", list(self._taps.through_base))
+        return [str(place.site) for place in places]
+
+
+def _list_outputs(output: Any) -> Sequence[tuple[str, torch.Tensor]]:
+    # Most modules return one tensor: nothing to walk through.
+    return [("", output)] if isinstance(output, torch.Tensor) else list(walk_tensors(output))
 
 
 def _is_shapeless(module: nn.Module) -> bool:

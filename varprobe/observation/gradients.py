@@ -6,6 +6,7 @@ autograd function of their own, which breaks every in-place operation on them.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import NamedTuple
@@ -28,9 +29,11 @@ class GradientTaps:
     def __init__(self, on_gradient: OnGradient) -> None:
         self.on_gradient = on_gradient
         self.active = True
+        self.reference = weakref.ref(self)
         # Labels whose gradient was that of a region of another tensor, see `_BaseTap`.
         self.through_base: dict[object, None] = {}
-        self._handles: weakref.WeakSet[RemovableHandle] = weakref.WeakSet()
+        self._handles: list[RemovableHandle] = []
+        self._lock = threading.Lock()
         self._leaf_handles: MutableMapping[torch.Tensor, dict[object, RemovableHandle]] = (
             WeakTensorKeyDictionary()
         )
@@ -53,11 +56,11 @@ class GradientTaps:
                 handles[label].remove()
             handles[label] = handle
         else:
-            self._keep(tensor, handle)
+            self._keep(handle)
         self._last = (weakref.ref(tensor), _identify(tensor), tap)
         base = _find_base(tensor)
         if base is not None:
-            self._keep(base, _hook(base, _BaseTap(tap, tensor, base)))
+            self._keep(_hook(base, _BaseTap(tap, tensor, base)))
 
     def remove(self) -> None:
         """Take off every hook, also those on graphs that the user still holds."""
@@ -70,21 +73,28 @@ class GradientTaps:
 
     def _joins_last(self, tensor: torch.Tensor, label: object, forward: RootForward) -> bool:
         # A container returns the tensor of its last child: one hook serves both.
-        if self._last is None or tensor.is_leaf:
+        if self._last is None:
             return False
         last, version, tap = self._last
-        if last() is not tensor or version != _identify(tensor) or tap.forward is not forward:
+        if (
+            last() is not tensor
+            or tensor.is_leaf
+            or version != _identify(tensor)
+            or tap.forward is not forward
+        ):
             return False
         tap.labels.append(label)
         return True
 
-    def _keep(self, tensor: torch.Tensor, handle: RemovableHandle) -> None:
-        # The handle lives exactly as long as the node of the graph that its hook sits on.
-        self._handles.add(handle)
-        node = tensor.grad_fn
-        assert node is not None
-        metadata: dict[str, list[RemovableHandle]] = node.metadata  # type: ignore[assignment]
-        metadata.setdefault("varprobe", []).append(handle)
+    def prune(self) -> None:
+        """Forget the hooks that died with their graphs; called once for each forward."""
+        with self._lock:
+            # The handle refers weakly to the dictionary that holds the hook.
+            self._handles = [h for h in self._handles if h.hooks_dict_ref() is not None]
+
+    def _keep(self, handle: RemovableHandle) -> None:
+        with self._lock:
+            self._handles.append(handle)
 
 
 class _Tap:
@@ -93,7 +103,7 @@ class _Tap:
     __slots__ = ("_number", "_owner", "delivered", "forward", "labels")
 
     def __init__(self, owner: GradientTaps, label: object, forward: RootForward) -> None:
-        self._owner = weakref.ref(owner)
+        self._owner = owner.reference
         self.forward = forward
         # A tap set during a backward pass belongs to a checkpoint that computes again; the passes
         # that it sees are parts of the one that is running now.
@@ -165,7 +175,7 @@ def _hook(tensor: torch.Tensor, call: Callable[[torch.Tensor], None]) -> Removab
 
 def _find_base(tensor: torch.Tensor) -> torch.Tensor | None:
     """Return the tensor of which this one is a view, if an in-place change could lose its hook."""
-    if not is_plain(tensor) or not tensor._is_view() or tensor.is_inference():
+    if not tensor._is_view() or not is_plain(tensor) or tensor.is_inference():
         return None
     base = tensor._base
     if base is None or not base.requires_grad or base.is_leaf or base.dtype != tensor.dtype:

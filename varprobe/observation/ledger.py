@@ -16,21 +16,36 @@ from torch import nn
 
 from varprobe.moments import LinearInput, merge_linear_inputs
 from varprobe.recording import Record, Site, Unobserved
-from varprobe.statistics import Reading, Unmeasurable, measure, read
-
-Key = tuple[Site, int]
-"""A site and the index among the backward passes that reached one forward."""
+from varprobe.statistics import Reading, Unmeasurable, measure, read, shape_of
 
 
 @dataclass(slots=True)
 class Entry:
-    """What is known of one site so far."""
+    """What is known so far of one observation of a place."""
 
-    kind: str
     reading: Reading
     shape: tuple[int, ...]
-    fans: tuple[int, int] | None = None
     linear_input: LinearInput | None = None
+
+
+class Place:
+    """Where a tensor is observed, and all that came from there.
+
+    It is looked up once for each observation; the site, which is made to be compared and printed,
+    is made once.
+    """
+
+    __slots__ = ("awaited", "entries", "fans", "kind", "site", "unmeasurable")
+
+    def __init__(self, site: Site, kind: str) -> None:
+        self.site = site
+        self.kind = kind
+        self.fans: tuple[int, int] | None = None
+        self.entries: dict[int, Entry] = {}
+        """By the index among the backward passes that reached one forward; 0 without any."""
+        self.awaited = False
+        self.unmeasurable = ""
+        """The reason why a tensor of this place could not be measured."""
 
 
 class Ledger:
@@ -38,7 +53,7 @@ class Ledger:
 
     def __init__(self, *, full: bool) -> None:
         self.full = full
-        self._entries: dict[Key, Entry] = {}
+        self._places: dict[tuple[str, int, str, str], Place] = {}
         self._depths: dict[tuple[str, int], int] = {}
         self.early: set[str] = set()
         """Modules that were called before the root was: nothing of that is measured."""
@@ -46,38 +61,50 @@ class Ledger:
         """Calls by module inside a backward pass: activation checkpointing computing again."""
         self.opaque: dict[str, str] = {}
         """Modules whose output holds no tensor, and the output's class."""
-        self._awaited: dict[Site, None] = {}
-        self._arrived: set[Site] = set()
-        self._unmeasurable: dict[Site, str] = {}
         self._lock = threading.RLock()
 
     def note_call(self, module: str, call: int) -> None:
         """Book a call; the order of the first ones is the depth of the records."""
-        with self._lock:
-            self._depths.setdefault((module, call), len(self._depths))
+        if (module, call) not in self._depths:
+            with self._lock:
+                self._depths.setdefault((module, call), len(self._depths))
 
-    def measure(self, site: Site, tensor: torch.Tensor) -> Reading | None:
+    def find_place(self, module: str, call: int, output: str, signal: str, kind: str) -> Place:
+        """Return the place of a site, the same one each time."""
+        key = module, call, output, signal
+        place = self._places.get(key)
+        if place is None:
+            site = Site(module=module, call=call, output=output, signal=signal)
+            with self._lock:
+                place = self._places.setdefault(key, Place(site, kind))
+        return place
+
+    def measure(self, place: Place, tensor: torch.Tensor) -> Reading | None:
         """Measure a tensor; what has no numbers is booked with its reason and gives None."""
         try:
             return measure(tensor, full=self.full)
         except Unmeasurable as error:
-            self._unmeasurable[site] = str(error)
+            place.unmeasurable = str(error)
             return None
 
-    def add(self, site: Site, entry: Entry, backward: int = 0) -> None:
-        """Pool an entry with what its site has already."""
+    def add(
+        self,
+        place: Place,
+        reading: Reading,
+        tensor: torch.Tensor,
+        *,
+        backward: int = 0,
+        linear_input: LinearInput | None = None,
+    ) -> None:
+        """Pool a reading of a tensor with what its place has already."""
         with self._lock:
-            self._arrived.add(site)
-            known = self._entries.setdefault((site, backward), entry)
-            if known is not entry:
-                known.reading = known.reading.merge(entry.reading)  # type: ignore[arg-type]
-                known.shape = entry.shape
-                known.linear_input = merge_linear_inputs(known.linear_input, entry.linear_input)
-
-    def await_gradient(self, site: Site) -> None:
-        """Book that a gradient was asked for at ``site``."""
-        with self._lock:
-            self._awaited[site] = None
+            entry = place.entries.get(backward)
+            if entry is None:
+                place.entries[backward] = Entry(reading, shape_of(tensor), linear_input)
+                return
+            entry.reading = entry.reading.merge(reading)  # type: ignore[arg-type]
+            entry.shape = shape_of(tensor)
+            entry.linear_input = merge_linear_inputs(entry.linear_input, linear_input)
 
     @property
     def called(self) -> set[str]:
@@ -86,15 +113,18 @@ class Ledger:
 
     def has_any(self, signal: str) -> bool:
         """Tell whether anything of this signal was measured."""
-        return any(site.signal == signal for site, _ in self._entries)
+        return any(p.site.signal == signal and p.entries for p in self._places.values())
 
     def close(self, *, run: str, draw: int, step: int) -> tuple[Record, ...]:
         """Return the records so far, in order of depth."""
         with self._lock:
             records = [
-                _to_record(site, entry, run=run, draw=draw, step=step, depth=depth, backward=number)
-                for (site, number), entry in self._entries.items()
-                for depth in [self._find_depth(site)]
+                _to_record(
+                    place, entry, run=run, draw=draw, step=step, depth=depth, backward=number
+                )
+                for place in self._places.values()
+                for depth in [self._find_depth(place.site)]
+                for number, entry in place.entries.items()
             ]
         return tuple(sorted(records, key=lambda record: record.depth))
 
@@ -116,15 +146,12 @@ class Ledger:
             if nn.utils.parametrize.is_parametrized(module):
                 reason = "weight: it is parametrized, and reading it could change it"
                 yield Unobserved(module=name, reason=reason)
-        for site, reason in self._unmeasurable.items():
-            yield Unobserved(module=str(site), reason=f"{site.signal}: {reason}")
-        for site in self._awaited:
-            if site not in self._arrived and site not in self._unmeasurable:
-                yield Unobserved(
-                    module=str(site),
-                    reason=f"{site.signal}: none arrived; the loss does not depend on it, or no "
-                    "backward pass ran while the probe was on",
-                )
+        for place in self._places.values():
+            if place.unmeasurable:
+                yield _report(place.site, place.unmeasurable)
+            elif place.awaited and not place.entries:
+                reason = "none arrived; the loss does not depend on it, or no backward pass ran "
+                yield _report(place.site, f"{reason}while the probe was on")
 
     def _list_uncalled(self, names: Mapping[nn.Module, str]) -> Iterator[Unobserved]:
         called = self.called
@@ -144,12 +171,16 @@ def _has_forward(module: nn.Module) -> bool:
     return type(module).forward is not nn.Module.forward
 
 
-def _to_record(site: Site, entry: Entry, **where: Any) -> Record:
+def _report(site: Site, reason: str) -> Unobserved:
+    return Unobserved(module=str(site), reason=f"{site.signal}: {reason}")
+
+
+def _to_record(place: Place, entry: Entry, **where: Any) -> Record:
     reading = read(entry.reading)
-    fan_in, fan_out = entry.fans or (None, None)
+    fan_in, fan_out = place.fans or (None, None)
     return Record(
-        site=site,
-        kind=entry.kind,
+        site=place.site,
+        kind=place.kind,
         moments=reading.moments,
         shape=entry.shape,
         fan_in=fan_in,

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 
-from varprobe.moments import Moments
 from varprobe.statistics.quiet import quiet
 from varprobe.statistics.reading import HostReading
 
@@ -38,19 +37,16 @@ class DeviceReading:
     def read(self) -> HostReading:
         """Bring the numbers to the host; this is the one place that waits for the device."""
         finite, mean, m2, abs_max, zeros, nan, inf = self.numbers.tolist()
-        moments = Moments(
-            numel=int(finite + nan + inf),
+        return HostReading(
+            finite=int(finite),
             mean=mean,
             m2=m2,
             abs_max=abs_max,
-            zeros=int(zeros) if self.bins is not None else None,
             nan=int(nan),
             inf=int(inf),
+            zeros=int(zeros) if self.bins is not None else None,
+            exponents=None if self.bins is None else _list_bins(self.bins),
         )
-        if self.bins is None:
-            return HostReading(moments)
-        counts = enumerate(self.bins.tolist(), EXPONENT_RANGE[0])
-        return HostReading(moments, {e: count for e, count in counts if count})
 
 
 def measure(values: torch.Tensor, *, implicit_zeros: int, full: bool) -> DeviceReading:
@@ -69,6 +65,10 @@ def measure(values: torch.Tensor, *, implicit_zeros: int, full: bool) -> DeviceR
     zeros = (numbers == 0).sum(dtype=torch.float64) + implicit_zeros
     vector = torch.stack([count, mean, m2, abs_max, zeros, nan, inf])
     return DeviceReading(vector, _count_exponents(clean) if full else None)
+
+
+def _list_bins(bins: torch.Tensor) -> dict[int, int]:
+    return {e: count for e, count in enumerate(bins.tolist(), EXPONENT_RANGE[0]) if count}
 
 
 def _merge(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

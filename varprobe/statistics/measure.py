@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from varprobe.moments import Moments
 from varprobe.statistics import cpu, device
-from varprobe.statistics.quiet import quiet
+from varprobe.statistics.quiet import everything_off, is_anything_active
 from varprobe.statistics.reading import HostReading
-from varprobe.statistics.tensors import to_dense
+from varprobe.statistics.tensors import is_plain, to_dense
 
 Reading = HostReading | device.DeviceReading
 
@@ -34,20 +33,20 @@ def measure(tensor: torch.Tensor, *, full: bool) -> Reading:
     Unmeasurable
         If the tensor holds no numbers here; the message is the reason.
     """
-    with quiet(tensor):
+    if is_plain(tensor) and tensor.is_cpu and not is_anything_active(tensor):
+        return cpu.measure(tensor.detach(), full=full)
+    with everything_off(tensor.device.type):
         values, implicit_zeros = to_dense(tensor)
         if values.device.type == "mps":
             # It has no float64: exact numbers on the host are worth the wait.
             values = values.cpu()
         if not values.is_cpu:
             return device.measure(values, implicit_zeros=implicit_zeros, full=full)
-        moments = cpu.measure(values, zeros=full)
-        exponents = cpu.count_exponents(values) if full else None
-    if implicit_zeros:
-        zeros = implicit_zeros if full else None
-        absent = Moments(numel=implicit_zeros, mean=0.0, m2=0.0, abs_max=0.0, zeros=zeros)
-        moments = moments.merge(absent)
-    return HostReading(moments, exponents)
+        reading = cpu.measure(values, full=full)
+    if not implicit_zeros:
+        return reading
+    absent = HostReading(implicit_zeros, 0.0, 0.0, 0.0)
+    return reading.merge(absent._replace(zeros=implicit_zeros, exponents={}) if full else absent)
 
 
 def read(reading: Reading) -> HostReading:

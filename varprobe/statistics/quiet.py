@@ -11,6 +11,10 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from varprobe.statistics.tensors import is_plain
 
+_TRANSFORMS = torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchDynamicLayerFrontMode).add(
+    torch._C.DispatchKey.FuncTorchDynamicLayerBackMode
+)
+
 
 def quiet(tensor: torch.Tensor) -> AbstractContextManager[object]:
     """Return the context in which to measure ``tensor``.
@@ -19,12 +23,13 @@ def quiet(tensor: torch.Tensor) -> AbstractContextManager[object]:
     training step there is nothing to switch off; the full context costs ten times what a small
     tensor's statistics cost.
     """
-    if is_plain(tensor) and not _is_anything_active(tensor):
+    if is_plain(tensor) and not is_anything_active(tensor):
         return nullcontext()
-    return _everything_off(tensor.device.type)
+    return everything_off(tensor.device.type)
 
 
-def _is_anything_active(tensor: torch.Tensor) -> bool:
+def is_anything_active(tensor: torch.Tensor) -> bool:
+    """Tell whether some mode could see, change or record what is computed from ``tensor``."""
     return (
         torch.is_inference_mode_enabled()
         or torch.is_autocast_enabled(tensor.device.type)
@@ -36,7 +41,8 @@ def _is_anything_active(tensor: torch.Tensor) -> bool:
 
 
 @contextmanager
-def _everything_off(device_type: str) -> Iterator[None]:
+def everything_off(device_type: str) -> Iterator[None]:
+    """Switch off whatever `is_anything_active` asks for."""
     with ExitStack() as stack:
         # Accumulators created under inference mode could never be updated outside of it.
         stack.enter_context(torch.inference_mode(False))
@@ -47,4 +53,6 @@ def _everything_off(device_type: str) -> Iterator[None]:
             stack.enter_context(torch.autocast(device_type, enabled=False))
         stack.enter_context(_disable_current_modes())
         stack.enter_context(torch._C.DisableTorchFunction())
+        # Inside of torch.func every result would be a wrapper without memory of its own.
+        stack.enter_context(torch._C._ExcludeDispatchKeyGuard(_TRANSFORMS))
         yield

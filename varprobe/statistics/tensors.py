@@ -34,6 +34,7 @@ def is_plain(tensor: torch.Tensor) -> bool:
         and not tensor.is_meta
         and not tensor.is_nested
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and not torch._C._functorch.is_legacy_batchedtensor(tensor)
     )
 
 
@@ -67,7 +68,7 @@ def to_dense(tensor: torch.Tensor) -> Dense:
 
 
 def _convert(tensor: torch.Tensor) -> Dense:
-    values = _local(_unwrap(tensor.detach()))
+    values = _local(_unwrap(tensor).detach())
     if values.is_meta or _is_fake(values):
         raise Unmeasurable("a meta tensor has no values")
     values, implicit_zeros = _stored_values(values)
