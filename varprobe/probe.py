@@ -325,8 +325,7 @@ class Probe:
         forward: RootForward,
     ) -> None:
         if "gradient" in self.signals and tensor.requires_grad and torch.is_grad_enabled():
-            kind = type(module).__name__
-            place = self._ledger.find_place(name, call, path, "gradient", kind)
+            place = self._ledger.find_place(name, call, path, "gradient", type(module).__name__)
             place.awaited = True
             self._taps.tap(tensor, place, forward)
 

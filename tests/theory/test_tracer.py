@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import varprobe as vp
 from varprobe.recording import Site
@@ -114,3 +115,29 @@ def test_what_a_forward_pass_leaves_in_a_module_is_taken_out():
     model = nn.Sequential(nn.Linear(8, 8), Caches())
     vp.predict(model, torch.randn(2, 8))
     assert not hasattr(model[1], "seen")
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, *, use_reentrant: bool) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+        self.second = nn.Linear(8, 8)
+        self.use_reentrant = use_reentrant
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(checkpoint(self.first, x, use_reentrant=self.use_reentrant))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_a_checkpointed_model_is_predicted(use_reentrant: bool) -> None:
+    prediction = vp.predict(Checkpointed(use_reentrant=use_reentrant), torch.randn(4, 8))
+    assert {row.status for row in prediction if row.site.signal == "activation"} == {"exact"}
+
+
+def test_numbers_that_the_model_writes_to_are_copies() -> None:
+    # Spectral norm updates its vectors with out= in every forward in training mode.
+    model = nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8))
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    vp.predict(model, torch.randn(4, 8))
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())

@@ -141,11 +141,16 @@ def _fold(operation: Operation, args: Any, kwargs: Any) -> Any:
     assert operation.op is not None
     if torch.Tag.nondeterministic_seeded in operation.op.tags:
         return Ignored()
-    args, kwargs = pytree.tree_map_only(Known, lambda known: known.tensor, (args, kwargs))
+    function = to_functional(operation.op)
+    # The numbers may be the model's own: what is written to (out=) is a copy of them.
+    written = operation.op._schema.is_mutable
+    args, kwargs = pytree.tree_map_only(
+        Known, lambda known: known.tensor.clone() if written else known.tensor, (args, kwargs)
+    )
     if any(leaf.is_meta for leaf in pytree.tree_leaves((args, kwargs)) if _is_tensor(leaf)):
         return Ignored()
     with torch.no_grad():
-        result = to_functional(operation.op)(*args, **kwargs)
+        result = function(*args, **kwargs)
     return pytree.tree_map_only(torch.Tensor, Known, result)
 
 

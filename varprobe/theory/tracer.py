@@ -114,9 +114,10 @@ Key = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Write each operation on the tape, with the identity of the tensors it reads and makes."""
 
-    def __init__(self, tape: Tape) -> None:
+    def __init__(self, tape: Tape, *, always_grad: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.tape = tape
+        self._always_grad = always_grad
         self._values: dict[Key, int] = {}
         self._memory: set[int] = set()
         self._kept: list[torch.Tensor] = []
@@ -176,10 +177,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func._schema.is_mutable:
             self._forget_aliases([*leaves, *_mutated(func, args, kwargs)])
         outputs = tuple(self.assign(tensor) for tensor in leaves)
-        grad = torch.is_grad_enabled()
-        name = str(func)
+        name, grad = str(func), self.records_grad()
         self.tape.operations.append(Operation(func, name, reads, options, outputs, found, grad))
         return result
+
+    def records_grad(self) -> bool:
+        """Tell whether an operation that runs now is differentiated."""
+        return self._always_grad or torch.is_grad_enabled()
 
     def _forget_aliases(self, tensors: Sequence[torch.Tensor]) -> None:
         """Drop what is known of other views of memory that has just been written to."""
@@ -221,22 +225,35 @@ def trace(
     results : list of int
         The values of the tensors that the model itself returned.
     """
+    tensors = [*model.parameters(), *model.buffers(), *pytree.tree_leaves((args, kwargs))]
+    has_numbers = not any(isinstance(t, torch.Tensor) and t.is_meta for t in tensors)
     with _keep_random_state():
-        try:
-            return _run(model, args, kwargs, FakeTensorMode(allow_non_fake_inputs=True))
-        except Exception:
-            tensors = [*model.parameters(), *model.buffers(), *pytree.tree_leaves((args, kwargs))]
-            if any(isinstance(tensor, torch.Tensor) and tensor.is_meta for tensor in tensors):
-                raise
-        # The model looks at its numbers, or is at fault: then its own exception is the one to see.
-        return _run(model, args, kwargs, None)
+        for with_numbers in (False, True) if has_numbers else (False,):
+            fake = None if with_numbers else FakeTensorMode(allow_non_fake_inputs=True)
+            for graph in (True, False):
+                try:
+                    return _run(model, args, kwargs, fake, graph=graph)
+                except Exception as error:
+                    failure = error
+    # Neither without its numbers nor with them: the model is at fault, and says how.
+    raise failure
 
 
 def _run(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], fake: FakeTensorMode | None
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    fake: FakeTensorMode | None,
+    *,
+    graph: bool,
 ) -> tuple[Tape, list[int]]:
+    """Run once, on fake tensors or on copies of the real ones.
+
+    Without ``graph`` autograd stays off, and all operations count as differentiable: an autograd
+    function of the model's own (activation checkpointing) cannot save tensors of inference mode.
+    """
     tape = Tape()
-    recorder = _Recorder(tape)
+    recorder = _Recorder(tape, always_grad=not graph)
     standins: dict[int, torch.Tensor] = {}
 
     def stand_in(tensor: torch.Tensor) -> torch.Tensor:
@@ -245,7 +262,7 @@ def _run(
             recorder.introduce(standins[id(tensor)], tensor)
         return standins[id(tensor)]
 
-    with torch.inference_mode(), torch.enable_grad(), fake or contextlib.nullcontext():
+    with torch.inference_mode(), torch.set_grad_enabled(graph), fake or contextlib.nullcontext():
         args, kwargs = pytree.tree_map_only(torch.Tensor, stand_in, (args, dict(kwargs)))
         tape.inputs.update(tape.sources)
         watcher = _Watcher(recorder)
@@ -318,7 +335,7 @@ class _Watcher:
             )
             outputs = tuple(self.recorder.assign(tensor) for _, tensor in tensors)
             kind = type(module).__name__
-            grad = torch.is_grad_enabled()
+            grad = self.recorder.records_grad()
             tape.operations.append(
                 Operation(None, kind, (module, *slots), {}, outputs, found, grad)
             )
