@@ -4,10 +4,11 @@
 PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+CORPUS := .venv-corpus
 # Test processes: two cores are what a small CI machine has.
 WORKERS ?= 2
 
-.PHONY: help demo test lint unit slow bench clean
+.PHONY: help demo test lint unit slow bench corpus clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -42,8 +43,12 @@ slow: $(INSTALLED) ## the long proofs
 bench: $(INSTALLED) ## measure the cost of observing
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
+# LIBRARIES="timm diffusers" examines only these.
+corpus: $(CORPUS)/.installed ## probe the models of ten libraries, in an environment of their own
+	@OMP_NUM_THREADS=1 $(CORPUS)/bin/python -m tests.corpus $(LIBRARIES)
+
 clean: ## remove everything that can be made again
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist build
+	rm -rf .venv .venv-corpus .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist build
 	rm -f .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -53,4 +58,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -qq --constraint constraints.txt --upgrade pip
 	@$(BIN)/python -m pip install -qq --constraint constraints.txt --group dev --editable .
+	@touch $@
+
+$(CORPUS)/.installed: pyproject.toml constraints.txt constraints-corpus.txt
+	@echo '== install the libraries of the corpus (takes a few minutes the first time)'
+	@$(PYTHON) -m venv $(CORPUS)
+	@$(CORPUS)/bin/python -m pip install -qq --constraint constraints.txt --upgrade pip
+	@$(CORPUS)/bin/python -m pip install -qq --constraint constraints.txt \
+		--constraint constraints-corpus.txt --group corpus --editable .
 	@touch $@
