@@ -6,13 +6,13 @@ has neither the model nor its weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from varprobe.moments import LinearInput, Moments, merge_exponents, merge_linear_inputs
 from varprobe.presentation import Presentable
-from varprobe.schema import RECORDING, build_frame
+from varprobe.schema import RECORDING, SIGNALS, build_frame
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -293,16 +293,14 @@ class Recording(Presentable):
         return draw(self, prediction, **options)
 
     def __repr__(self) -> str:
-        counts = {s: len({r.site for r in self.select(signal=s)}) for s in _signals(self.records)}
-        seen = ", ".join(f"{count} {signal}s" for signal, count in counts.items()) or "nothing"
+        # Weights first: they are there before anything runs.
+        order = sorted(SIGNALS, key=lambda signal: signal != "weight")
+        counts = {signal: len({r.site for r in self.select(signal=signal)}) for signal in order}
+        seen = ", ".join(f"{n} {signal}s" for signal, n in counts.items() if n) or "nothing"
         unseen = f", {len(self.unobserved)} unobserved" if self.unobserved else ""
         runs = f"{len(self.runs)} runs, " if len(self.runs) > 1 else ""
         draws = f"{self.draws} draw{'s' if self.draws != 1 else ''}"
         return f"<Recording of {self.meta.get('model', 'a model')}: {runs}{draws}, {seen}{unseen}>"
-
-
-def _signals(records: Iterable[Record]) -> list[str]:
-    return list(dict.fromkeys(record.site.signal for record in records))
 
 
 def _agree(metas: list[Mapping[str, object]]) -> dict[str, object]:
