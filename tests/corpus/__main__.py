@@ -87,7 +87,7 @@ def _tabulate(results: dict[tuple[str, str], Result]) -> Table:
             str(result.unobserved),
             "-" if math.isnan(result.reached) else f"{result.reached:.0%}",
             ", ".join(list(result.unsupported)[:2]).replace("aten.", "").replace(".default", ""),
-            ("healthy " if result.healthy else "UNHEALTHY ") + result.codes,
+            result.verdict,
             "FAIL" if result.problems else "ok",
             "FAIL" if result.failures else "ok",
         )

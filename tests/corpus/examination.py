@@ -44,13 +44,8 @@ class Result:
     reached: float = math.nan
     unsupported: Mapping[str, int] = field(default_factory=dict)
     findings: tuple[str, ...] = ()
-    healthy: bool = True
+    verdict: str = "-"
     seconds: float = 0.0
-
-    @property
-    def codes(self) -> str:
-        """The codes of the findings."""
-        return " ".join(sorted({finding[:5] for finding in self.findings}))
 
 
 def examine(build: Builder) -> Result:
@@ -207,7 +202,8 @@ def _check(build: Builder, result: Result) -> None:
     changed = _list_differences(before, _describe(subject))
     if changed:
         result.failures.append(f"check changes {changed}")
-    result.healthy = diagnosis.healthy
+    codes = sorted({finding.code for finding in diagnosis.findings})
+    result.verdict = " ".join(["healthy" if diagnosis.healthy else "UNHEALTHY", *codes])
     result.findings = tuple(
         f"{finding.code} {finding.level} at {finding.module}: {finding.message}"
         for finding in diagnosis.findings
