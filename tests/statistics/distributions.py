@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
 MANY = 200_000
 """Enough for running sums in float32 to lose digits, and for several chunks."""
@@ -27,10 +28,14 @@ DISTRIBUTIONS: dict[str, Callable[[], torch.Tensor]] = {
     "1e-43, subnormal": _normal(0.0, 1e-43, torch.float32),
     "1e150 N(0, 1) float64": _normal(0.0, 1e150, torch.float64),
     "N(3, 1) bfloat16": _normal(3.0, 1.0, torch.bfloat16),
-    "N(0, 1) bfloat16, one dot": lambda: torch.randn(30_000).bfloat16(),
-    "±0.3, one dot": lambda: torch.randn(30_000).sign() * 0.3,
-    "a giant, one dot": lambda: torch.cat([torch.full((1,), 3e3), torch.randn(30_000)]),
-    "N(0, 1), one dot": lambda: torch.randn(30_000),
+    "N(0, 1) bfloat16, few rows": lambda: torch.randn(30_000).bfloat16(),
+    "±0.3, few rows": lambda: torch.randn(30_000).sign() * 0.3,
+    "a giant, few rows": lambda: torch.cat([torch.full((1,), 3e3), torch.randn(30_000)]),
+    "N(0, 1), few rows": lambda: torch.randn(30_000),
+    "after leaky ReLU, few rows": lambda: nn.functional.leaky_relu(torch.randn(32_768)),
+    "rows that repeat": lambda: torch.randn(1, 192).expand(128, 192).contiguous(),
+    "bfloat16 numbers in float32": lambda: torch.randn(32_768).bfloat16().float(),
+    "sparse constants": lambda: 0.3 * (torch.rand(32_768) < 0.1),
     "uniform": lambda: torch.rand(MANY),
     "after ReLU": lambda: torch.randn(MANY).relu(),
     "heavy tails": lambda: torch.distributions.StudentT(1.5).sample((MANY,)),
