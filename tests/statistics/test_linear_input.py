@@ -184,3 +184,13 @@ def test_the_users_random_numbers_stay() -> None:
     layer, before = nn.Linear(3, 2), torch.get_rng_state()
     measure_linear_input(layer, torch.ones(1000, 3))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_convolution_with_a_forward_of_its_own_is_left_alone() -> None:
+    class Padded(nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(nn.functional.pad(x, (2, 2, 2, 2)))
+
+    images = torch.randn(2, 3, 4, 4)
+    assert measure_linear_input(Padded(3, 4, 5), images) is None
+    assert measure_linear_input(nn.Conv2d(3, 4, 5, padding=2), images) is not None

@@ -1,7 +1,9 @@
 """The model is left as it was, and what it did is seen."""
 
 import copy
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -141,3 +143,66 @@ def test_numbers_that_the_model_writes_to_are_copies() -> None:
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     vp.predict(model, torch.randn(4, 8))
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+
+
+class Prepared(nn.Module):
+    """A linear layer whose input goes through a function first."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.function(x))
+
+
+PREPARATIONS = {
+    "a power in place": lambda x: x.abs().add(1).pow_(-0.5),
+    "a mask in place": lambda x: x * (x > 0).__iand__(x < 1),
+    "compressed rows": lambda x: torch.eye(4).to_sparse_csr() @ x,
+    "coordinates": lambda x: torch.sparse.mm(torch.eye(4).to_sparse(), x),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
+@pytest.mark.parametrize("name", PREPARATIONS)
+def test_what_happens_to_given_numbers_is_computed(name: str) -> None:
+    model, x = Prepared(PREPARATIONS[name]), torch.randn(4, 4)
+    output = vp.predict(model, x).find(Site(module="linear"))
+    expected = vp.predict(model.linear, PREPARATIONS[name](x)).find(Site(module=""))
+    assert output.status == "exact"
+    assert output.second_moment == pytest.approx(expected.second_moment, rel=1e-6)
+
+
+def test_what_is_written_through_a_view_is_not_known() -> None:
+    model = Prepared(lambda x: x.clone().fill_diagonal_(0))
+    assert vp.predict(model, torch.randn(4, 4)).find(Site(module="linear")).status == "tainted"
+
+
+class Restless(nn.Module):
+    """Installs a hook on its first forward, and draws numbers of Python and numpy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.installed = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.installed:
+            self.linear.register_forward_hook(lambda *_: None)
+            self.installed = True
+        random.random()
+        np.random.rand()
+        return self.linear(x)
+
+
+@pytest.mark.parametrize("run", [vp.predict, vp.profile])
+def test_hooks_and_random_states_of_a_restless_model_are_as_before(run) -> None:
+    model = Restless()
+    states = random.getstate(), np.random.get_state()[1].tolist()
+    for _ in range(2):
+        run(model, torch.randn(2, 4))
+    assert not model.installed
+    assert len(model.linear._forward_hooks) == 0
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states

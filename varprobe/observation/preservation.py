@@ -7,6 +7,7 @@ states of the random generators.
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -21,8 +22,9 @@ from varprobe.errors import UnsupportedModelError
 from varprobe.modules import is_lazy, name_modules
 from varprobe.statistics.tensors import is_plain
 
-_REGISTRIES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
-"""Attributes of a module that it changes rather than replaces."""
+_CHANGED_IN_PLACE = (dict, OrderedDict, set)
+"""Classes of attributes that a module changes rather than replaces: its registries of parameters,
+buffers, children and hooks (some models install hooks on their first forward), and caches."""
 
 
 @contextmanager
@@ -46,8 +48,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
             )
     with ExitStack() as stack:
         stack.enter_context(preserved_random_states())
-        for module in model.modules():
-            stack.callback(_set_attributes_aside(module))
+        stack.enter_context(preserved_attributes(model))
         copies: dict[int, torch.UntypedStorage] = {}
         # Each once: modules share parameters, and a copy must not be taken for the original.
         for tensor in {id(t): t for t in [*model.parameters(), *model.buffers()]}.values():
@@ -58,14 +59,25 @@ def preserved(model: nn.Module) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def preserved_attributes(model: nn.Module) -> Iterator[None]:
+    """Restore the attributes of all modules: mode, registries, hooks, counters, caches."""
+    restorers = [_set_attributes_aside(module) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for restore in restorers:
+            restore()
+
+
 def _set_attributes_aside(module: nn.Module) -> Callable[[], None]:
     attributes = dict(module.__dict__)
-    registries = {name: attributes[name].copy() for name in _REGISTRIES if name in attributes}
+    contents = [(v, v.copy()) for v in attributes.values() if type(v) in _CHANGED_IN_PLACE]
 
     def restore() -> None:
-        for name, content in registries.items():
-            attributes[name].clear()
-            attributes[name].update(content)
+        for value, content in contents:
+            value.clear()
+            value.update(content)
         module.__dict__.clear()
         module.__dict__.update(attributes)
 

@@ -47,10 +47,13 @@ def measure_linear_input(module: nn.Module, tensor: torch.Tensor) -> LinearInput
     Returns
     -------
     LinearInput or None
-        None for other modules, for inputs off the CPU (it would make the host wait), and for inputs
-        without finite numbers.
+        None for other modules, for convolutions with a forward of their own (some pad their input
+        by themselves), for inputs off the CPU (it would make the host wait), and for inputs without
+        finite numbers.
     """
     if not isinstance(module, nn.Linear | _Convolution) or not is_plain(tensor):
+        return None
+    if isinstance(module, _Convolution) and not _runs_as_torch_does(module):
         return None
     if not tensor.is_cpu or not tensor.numel():
         return None
@@ -71,6 +74,11 @@ def measure_linear_input(module: nn.Module, tensor: torch.Tensor) -> LinearInput
         effective_samples=samples,
         positions=windows.positions,
     )
+
+
+def _runs_as_torch_does(module: _Convolution) -> bool:
+    kind = next(kind for kind in _CONVOLVE if isinstance(module, kind))
+    return all(getattr(type(module), n) is getattr(kind, n) for n in ("forward", "_conv_forward"))
 
 
 def _see_rows(values: torch.Tensor) -> _Windows:

@@ -27,7 +27,7 @@ from varprobe.theory.law import (
     Value,
     Weight,
 )
-from varprobe.theory.rules.pointwise import apply_pointwise, is_pointwise, to_functional
+from varprobe.theory.rules.pointwise import apply_pointwise, is_pointwise
 from varprobe.theory.rules.pooling import SPATIAL
 from varprobe.theory.rules.shape import PERMUTATIONS, VIEWS
 from varprobe.theory.tracer import Operation, Slot, Tape
@@ -141,8 +141,7 @@ def _fold(operation: Operation, args: Any, kwargs: Any) -> Any:
     assert operation.op is not None
     if torch.Tag.nondeterministic_seeded in operation.op.tags:
         return Ignored()
-    function = to_functional(operation.op)
-    # The numbers may be the model's own: what is written to (out=) is a copy of them.
+    # The numbers may be the model's own: what is written to is a copy of them.
     written = operation.op._schema.is_mutable
     args, kwargs = pytree.tree_map_only(
         Known, lambda known: known.tensor.clone() if written else known.tensor, (args, kwargs)
@@ -150,7 +149,7 @@ def _fold(operation: Operation, args: Any, kwargs: Any) -> Any:
     if any(leaf.is_meta for leaf in pytree.tree_leaves((args, kwargs)) if _is_tensor(leaf)):
         return Ignored()
     with torch.no_grad():
-        result = function(*args, **kwargs)
+        result = operation.op(*args, **kwargs)
     return pytree.tree_map_only(torch.Tensor, Known, result)
 
 

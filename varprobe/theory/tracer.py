@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from varprobe.modules import walk_tensors
+from varprobe.observation.preservation import preserved_attributes, preserved_random_states
 from varprobe.probe import observe_modules
 from varprobe.theory.rules.pointwise import is_pointwise
 from varprobe.theory.rules.registry import Rule, find_module_rule, find_rule
@@ -205,6 +206,8 @@ def _mutated(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -
 
 
 def _identify(tensor: torch.Tensor) -> Key:
+    if tensor.layout is not torch.strided:
+        return id(tensor), 0, tuple(tensor.shape), ()
     return (
         tensor.untyped_storage()._cdata,
         int(tensor.storage_offset()),
@@ -227,7 +230,7 @@ def trace(
     """
     tensors = [*model.parameters(), *model.buffers(), *pytree.tree_leaves((args, kwargs))]
     has_numbers = not any(isinstance(t, torch.Tensor) and t.is_meta for t in tensors)
-    with _keep_random_state():
+    with preserved_random_states():
         for with_numbers in (False, True) if has_numbers else (False,):
             fake = None if with_numbers else FakeTensorMode(allow_non_fake_inputs=True)
             for graph in (True, False):
@@ -288,30 +291,12 @@ def _swapped(model: nn.Module, stand_in: Callable[[torch.Tensor], torch.Tensor])
     What the forward pass writes into the modules' attributes (counters, caches) is undone, too.
     torch.func.functional_call leaves its stand-ins behind in a module that is registered twice.
     """
-    homes = [
-        home
-        for module in model.modules()
-        for home in (module._parameters, module._buffers, vars(module))
-    ]
-    kept: list[dict[str, Any]] = [dict(home) for home in homes]
-    try:
+    with preserved_attributes(model):
         for module in model.modules():
             for tensors in (module._parameters, module._buffers):
                 for name, tensor in tensors.items():
                     if tensor is not None:
                         tensors[name] = stand_in(tensor)  # type: ignore[assignment]
-        yield
-    finally:
-        for home, contents in zip(homes, kept, strict=True):
-            home.clear()
-            home.update(contents)
-
-
-@contextlib.contextmanager
-def _keep_random_state() -> Iterator[None]:
-    """Put the random states of all devices back afterwards."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
-    with torch.random.fork_rng(devices=list(devices)):
         yield
 
 

@@ -36,7 +36,7 @@ from varprobe.theory.rules.reading import default_feature_dim, read_law
 
 aten = torch.ops.aten
 
-UNTAGGED = frozenset({aten.hardswish, aten.log_sigmoid, aten._prelu_kernel})
+UNTAGGED = frozenset({aten.hardswish, aten.hardswish_, aten.log_sigmoid, aten._prelu_kernel})
 """Pointwise operations that torch does not tag as such."""
 
 
@@ -44,16 +44,31 @@ def is_pointwise(op: OpOverload) -> bool:
     """Return whether an operation acts on each element by itself, and is not random."""
     if torch.Tag.nondeterministic_seeded in op.tags:
         return False
-    return torch.Tag.pointwise in op.tags or to_functional(op).overloadpacket in UNTAGGED
+    return torch.Tag.pointwise in op.tags or op.overloadpacket in UNTAGGED
 
 
 def to_functional(op: OpOverload) -> OpOverload:
-    """Return the twin of an in-place operation that returns its result."""
-    if not op._schema.is_mutable:
+    """Return the twin of an in-place operation that returns its result.
+
+    Raises
+    ------
+    MissingRuleError
+        If there is none.
+    """
+    if not op._schema.is_mutable or op._overloadname == "out":
         return op
-    packet = getattr(aten, op.overloadpacket.__name__.removesuffix("_"))
-    found: OpOverload = getattr(packet, op._overloadname)
-    return found
+    name = op.overloadpacket.__name__
+    name = name.replace("__i", "__", 1) if name.startswith("__i") else name.removesuffix("_")
+    packet = getattr(aten, name, None)
+    # Overloads of one name may differ: pow.Scalar has a number for its base, pow_.Scalar for its
+    # exponent.
+    wanted = [str(argument.real_type) for argument in op._schema.arguments]
+    for overload in packet.overloads() if packet is not None else ():
+        found: OpOverload = getattr(packet, overload)
+        given = [str(argument.real_type) for argument in found._schema.arguments]
+        if given == wanted and not found._schema.is_mutable:
+            return found
+    raise MissingRuleError("an operation in place without a twin that returns its result")
 
 
 @dataclass(frozen=True, slots=True)
