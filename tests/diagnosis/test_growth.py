@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -123,6 +124,80 @@ def test_resolution_is_no_growth(factor: float, healthy: bool) -> None:
     # A quarter of the pixels at each stage, and an average over those that are left.
     torch.manual_seed(0)
     assert (findings_of(Pyramid(factor), torch.randn(4, 3, 64, 64)) == {}) == healthy
+
+
+class Block(nn.Module):
+    """A wide layer and a narrow gain: fc2's outputs are far below fc1's, in every block alike."""
+
+    def __init__(self, width: int, *, norm: bool) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width) if norm else nn.Identity()
+        self.fc2 = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.fc2(torch.relu(self.norm(self.fc1(x))))
+
+
+def blocks(scale_of: Callable[[int], float], *, norm: bool) -> nn.Module:
+    """Return blocks whose fc1 is scaled by a function of its depth, and whose fc2 is tiny."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*[Block(64, norm=norm) for _ in range(6)], nn.Linear(64, 10))
+    with torch.no_grad():
+        for depth, block in enumerate(model[:-1]):
+            block.fc1.weight.mul_(scale_of(depth))
+            block.fc2.weight.mul_(1e-4)
+    return model
+
+
+def test_two_layers_of_one_block_are_two_roles() -> None:
+    assert findings_of(blocks(lambda _: 1.0, norm=False), torch.randn(32, 64)) == {}
+
+
+@pytest.mark.parametrize(("norm", "healthy"), [(True, True), (False, False)])
+def test_the_scale_before_a_norm_is_a_convention(norm: bool, healthy: bool) -> None:
+    # Weights ten times as large from block to block: a norm takes them back, and the gradients
+    # before it fall as the outputs grow.
+    model = blocks(lambda depth: 10.0**depth, norm=norm)
+    assert vp.check(model, torch.randn(32, 64)).healthy == healthy
+
+
+class Shared(nn.Module):
+    """One layer for branches of very different scale, beside layers of its own for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Linear(64, 64) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        small, large = 1e-4 * x, x
+        for branch in self.branches:
+            small, large = 1e-4 * torch.tanh(branch(small)), torch.tanh(branch(large))
+        return small + large
+
+
+def test_the_calls_of_branches_are_no_depth() -> None:
+    torch.manual_seed(0)
+    vp.initialize(model := Shared(), "xavier_normal")
+    assert vp.check(model, torch.randn(32, 64), select=["VP102"]).findings == ()
+
+
+class Recurrent(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.cell = draw_weights(nn.Linear(64, 64), he_times(factor))
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(20):
+            x = torch.relu(self.cell(x))
+        return self.head(x)
+
+
+@pytest.mark.parametrize(("factor", "healthy"), [(1.0, True), (0.5, False), (2.0, False)])
+def test_the_calls_of_a_recurrent_layer_are(factor: float, healthy: bool) -> None:
+    torch.manual_seed(0)
+    assert (findings_of(Recurrent(factor), torch.randn(32, 64)) == {}) == healthy
 
 
 def test_two_layers_are_no_trend() -> None:

@@ -6,7 +6,9 @@ gradient is far below its block's), and the scale of one role over depth is what
 Only ratios count, so that units of the input and of the loss cancel. Where layers differ in size,
 initializations keep either the mean square of an element (fan-out laws going back, fan-in laws
 going forward) or the sum of squares of a sample; a stage at half the resolution may therefore
-differ by its factor of four in either. Growth is what both show.
+differ by its factor of four in either. Growth is what both show. Where a norm follows, the scale
+of a layer's output is a convention, and its gradient goes with the inverse: there only the product
+of the two is followed.
 
 Growth is an error if it is both harmful and significant. Significant: further from 0 than chance
 takes a healthy net of this width. The log second moment of a ReLU net of widths n_l scatters over
@@ -17,10 +19,11 @@ around -½ of it, since it is the mean second moment that He's law conserves.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from varprobe.analysis import Analysis, SiteAnalysis
@@ -38,6 +41,9 @@ SIGNIFICANCE = 4.0
 ROLE_SIZE = 3
 """Fewest layers whose trend is one: with two there is a ratio of two numbers."""
 
+MIN_WIDTH = 4
+"""Units below which a layer is no sample: attention maps, gates, scores."""
+
 RELU_LOG_VARIANCE = 5.0
 """Variance of the log second moment that a ReLU layer adds, times its width."""
 
@@ -54,9 +60,10 @@ class Trend(NamedTuple):
         """Return where the growth is worst in this direction, if it is an error there."""
         limit = math.log(MAX_GROWTH)
         worst: int | None = None
-        for index, (growth, scatter) in enumerate(zip(self.growth, self.scatter, strict=True)):
+        for index in range(ROLE_SIZE - 1, len(self.growth)):
+            growth = self.growth[index]
             departure = abs(growth - self.expected_growth(index))
-            if sign * growth <= limit or departure <= SIGNIFICANCE * scatter:
+            if sign * growth <= limit or departure <= SIGNIFICANCE * self.scatter[index]:
                 continue
             if worst is None or sign * growth > sign * self.growth[worst]:
                 worst = index
@@ -133,41 +140,79 @@ def find_exploding_gradients(analysis: Analysis, run: str) -> Iterator[Finding]:
 
 
 def _find(analysis: Analysis, run: str, code: str, *, signal: str, sign: int) -> Iterator[Finding]:
+    conventional = _find_conventional_scales(analysis, run)
+    scales = conventional if signal == "gradient" else dict.fromkeys(conventional, 0.0)
     for sites in _group_by_role(analysis.select_weighted(signal=signal, run=run)):
-        trend = _follow(sites if signal == "activation" else sites[::-1])
+        trend = _follow(sites if signal == "activation" else sites[::-1], scales)
         worst = trend.find_crossing(sign)
         if worst is not None:
             yield _describe(code, trend, worst)
 
 
+def _find_conventional_scales(analysis: Analysis, run: str) -> dict[str, float]:
+    """Return the second moments of the outputs that a norm takes up directly, by module."""
+    weighted = {s.site.module for s in analysis.select_weighted(signal="activation", run=run)}
+    sites = analysis.select(signal="activation", run=run)
+    return {
+        site.site.module: site.second_moment
+        for site, following in itertools.pairwise(sites)
+        if site.site.module in weighted and "Norm" in following.first.kind
+    }
+
+
 def _group_by_role(sites: Sequence[SiteAnalysis]) -> list[list[SiteAnalysis]]:
     """Return layers that do the same thing at different depths, each group by depth.
 
-    The role is the module's name without its numbers. The deepest layer of all is left out: a
-    head is scaled by its own reasons. If no role repeats, all layers are one stack.
+    The deepest layer of all is left out: a head is scaled by its own reasons. If no role repeats,
+    layers side by side in one module are one stack.
     """
-    shown = [site for site in sites[:-1] if math.isfinite(site.second_moment)]
+    shown = [s for s in sites[:-1] if math.isfinite(s.second_moment) and _width(s) >= MIN_WIDTH]
     roles: defaultdict[tuple[str, str], list[SiteAnalysis]] = defaultdict(list)
     for site in shown:
-        role = re.sub(r"\d+", "#", site.site.module)
-        roles[role, site.first.kind].append(site)
-    groups = [group for group in roles.values() if len(group) >= ROLE_SIZE]
-    if groups or len(shown) < ROLE_SIZE:
+        roles[_name_role(site.site.module), site.first.kind].append(site)
+    calls = [_take_first_calls(group) for group in roles.values()]
+    groups = [group for group in calls if len(group) >= ROLE_SIZE]
+    parents = {site.site.module.rpartition(".")[0] for site in shown}
+    if groups or len(shown) < ROLE_SIZE or len(parents) > 1:
         return groups
     return [shown]
 
 
-def _follow(sites: Sequence[SiteAnalysis]) -> Trend:
-    # A layer that passes exactly nothing (a zero-initialized branch) has no growth to speak of.
-    passing = [site for site in sites if site.second_moment > 0.0]
+def _take_first_calls(group: list[SiteAnalysis]) -> list[SiteAnalysis]:
+    """Return one call of each module, if there are modules enough; else the calls are the depth.
+
+    A recurrent layer goes deeper with every call; what several branches share does not.
+    """
+    first = list({site.site.module: site for site in reversed(group)}.values())[::-1]
+    return first if len(first) >= ROLE_SIZE else group
+
+
+def _name_role(module: str) -> str:
+    """Return a module's name without the numbers that count blocks.
+
+    Inside of a block, fc1 and fc2 are two roles; at the top, conv1 and conv2 are a stack.
+    """
+    *blocks, name = module.split(".")
+    if not blocks or name.isdigit():
+        name = re.sub(r"\d+", "#", name)
+    return ".".join([*(re.sub(r"\d+", "#", block) for block in blocks), name])
+
+
+def _follow(sites: Sequence[SiteAnalysis], scales: Mapping[str, float]) -> Trend:
+    def measure(site: SiteAnalysis) -> float:
+        return site.second_moment * scales.get(site.site.module, 1.0)
+
+    # A layer that passes exactly nothing (a zero-initialized branch) has no growth to speak of, nor
+    # has an output whose scale is a convention.
+    passing = [site for site in sites if measure(site) > 0.0]
     if not passing:
         return Trend((), (), ())
-    start = math.log(passing[0].second_moment)
+    start = math.log(measure(passing[0]))
     size = math.log(math.prod(passing[0].first.shape))
     log_variance, growth, scatter = 0.0, [], []
     for index, site in enumerate(passing):
         log_variance += RELU_LOG_VARIANCE / _width(site) if index else 0.0
-        mean_square = math.log(site.second_moment) - start
+        mean_square = math.log(measure(site)) - start
         sum_of_squares = mean_square + math.log(math.prod(site.first.shape)) - size
         growth.append(_take_milder(mean_square, sum_of_squares))
         scatter.append(math.sqrt(log_variance / site.draws))
