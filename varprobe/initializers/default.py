@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
 from varprobe.initializers.assignment import (
@@ -196,9 +197,11 @@ def _flags_lifted(model: nn.Module) -> Iterator[None]:
             setattr(owner, HF_FLAG, value)
 
 
-def _law_of_layer(module: nn.Module, parameter: str) -> WeightLaw:  # noqa: ARG001
+def _law_of_layer(module: nn.Module, parameter: str) -> WeightLaw:
     # torch takes all dimensions of the weight but the first for the fan_in, of weight and bias
     # alike. In a transposed convolution, stored as (in, out / groups, …), that is the fan_out.
+    if isinstance(module, NonDynamicallyQuantizableLinear) and parameter == "bias":
+        return WeightLaw.constant(0.0)  # the projection of MultiheadAttention, which zeroes it
     _, columns = matrix_form(module)
     return WeightLaw.uniform(default_variance(columns))
 

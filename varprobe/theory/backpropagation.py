@@ -45,7 +45,13 @@ def pull_back(
         for number, gradient in zip(
             numbers, _send(forward.backward[index], incoming, len(numbers)), strict=True
         ):
-            if gradient is None or not needs_grad(number):
+            if gradient is None:
+                continue
+            (*lost, number) = tape.trace_back(number)
+            if lost:
+                gradient = Unknown("its memory was written to through another view", "backward")
+                gradient = gradient.taint()
+            if not needs_grad(number):
                 continue
             known = arrived.get(number)
             arrived[number] = gradient if known is None else add_gradients(known, gradient)

@@ -11,13 +11,20 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from varprobe.errors import InvalidArgumentError
 from varprobe.modules import Inputs, Loss, split_inputs
 from varprobe.presentation import Presentable
 from varprobe.recording import Site
 from varprobe.schema import PREDICTION, build_frame
 from varprobe.theory.backpropagation import Arriving, pull_back
 from varprobe.theory.law import Ignored, Known, Noise, Unknown, Value, Weight
-from varprobe.theory.parameters import Initialization, Parameter, build_model, read_parameters
+from varprobe.theory.parameters import (
+    MOST_BUILT,
+    Initialization,
+    Parameter,
+    build_model,
+    read_parameters,
+)
 from varprobe.theory.propagation import Forward, propagate
 from varprobe.theory.rows import (
     Expectation,
@@ -26,6 +33,7 @@ from varprobe.theory.rows import (
     expect_weight,
     expect_weight_gradient,
 )
+from varprobe.theory.sampling import Sampled, sample
 from varprobe.theory.tracer import Slot, Tape, trace
 
 if TYPE_CHECKING:
@@ -96,12 +104,15 @@ def predict(
     kwargs: Mapping[str, Any] | None = None,
     init: Initialization | None = None,
     loss: Loss | bool | None = None,
+    draws: int = 8,
+    seed: int = 0,
 ) -> Prediction:
     """Predict the moments of every activation, gradient and weight gradient.
 
     The model runs once on tensors without numbers; then laws of second order are sent along what it
-    did, forward and back, with the scatter that finite width gives one draw of the weights. The
-    model is not changed and no memory is taken for its tensors.
+    did, forward and back, with the scatter that finite width gives one draw of the weights. Where
+    an operation has no rule, what it did is run again on numbers, for some draws of the weights
+    side by side, and the rows behind it say what came out. The model is not changed.
 
     Parameters
     ----------
@@ -118,16 +129,25 @@ def predict(
         alone: the moments that the weights have now.
     loss : None, False or callable
         None sends independent N(0, 1) gradients into every differentiable output. False predicts no
-        gradients. The gradients of a loss of one's own are not predicted; their rows say so.
+        gradients. The gradients of a loss of one's own follow from draws alone.
+    draws : int
+        Draws of the weights for what no rule reaches, 2 or more; they cost a forward and a backward
+        pass each, and memory for all of them at once, so that large models get fewer. 0 for none.
+        Weights of unknown form are drawn as normal numbers of the mean and variance that they have.
+    seed : int
+        The same seed gives the same numbers.
 
     Returns
     -------
     Prediction
-        Rows whose sites are those that `varprobe.Probe` records. A row that no rule reaches has
-        status "unknown" or "tainted" and NaN in place of numbers.
+        Rows whose sites are those that `varprobe.Probe` records. A row that is estimated from draws
+        has status "approximate" and says so. One that neither rules nor draws reach has status
+        "unknown" or "tainted" and NaN in place of numbers.
 
     Raises
     ------
+    InvalidArgumentError
+        If ``draws`` is 1 or negative.
     UnknownNameError
         If ``init`` is no known name.
     UnsupportedModelError
@@ -141,6 +161,11 @@ def predict(
     >>> prediction
     <Prediction for Sequential: 2 weights, 3 activations, 3 gradients, 2 weight_gradients ...>
     """
+    if draws < 0 or draws == 1:
+        raise InvalidArgumentError(
+            f"draws={draws}: two draws are the fewest from which a scatter can be told; 0 leaves "
+            "what no rule reaches unknown."
+        )
     built = build_model(model, init)
     given = inputs(0) if _is_function(inputs) else inputs
     args, keywords = split_inputs(given, kwargs)
@@ -150,7 +175,14 @@ def predict(
     gradients = None
     if loss is not False:
         gradients = _find_gradients(tape, forward, results, own=callable(loss))
-    expectations = tuple(_list_rows(tape, forward, gradients, parameters))
+    unsupported = _count_unsupported(tape, forward, gradients)
+    sampled = Sampled(reason="no draws were asked for")
+    if draws and (unsupported or callable(loss)):
+        if built is not model:
+            _find_buffers(tape, built, model)
+        known = _find_parameters(tape, parameters)
+        sampled = sample(tape, known, results=results, loss=loss, draws=draws, seed=seed)
+    expectations = tuple(_list_rows(tape, forward, gradients, parameters, sampled))
     return Prediction(
         expectations=expectations,
         meta={
@@ -158,8 +190,10 @@ def predict(
             "init": init if isinstance(init, str) else getattr(init, "__name__", None),
             "training": built.training,
             "operations": len(tape.operations),
+            "draws": sampled.draws,
+            "no_draws": sampled.reason if unsupported else "",
         },
-        unsupported=_count_unsupported(tape, forward, gradients),
+        unsupported=unsupported,
     )
 
 
@@ -190,6 +224,24 @@ def _read_sources(tape: Tape, parameters: list[Parameter]) -> dict[int, Value]:
     return sources
 
 
+def _find_parameters(tape: Tape, parameters: list[Parameter]) -> dict[int, Parameter]:
+    """Return the parameters that the model used, by their values on the tape."""
+    known = {id(parameter.tensor): parameter for parameter in parameters}
+    return {n: known[id(tensor)] for n, tensor in tape.sources.items() if id(tensor) in known}
+
+
+def _find_buffers(tape: Tape, built: nn.Module, build: Callable[[], nn.Module]) -> None:
+    """Put the numbers of buffers on the tape of a model that was built without any."""
+    names = {id(buffer): name for name, buffer in built.named_buffers() if buffer.is_meta}
+    missing = {n: names[id(t)] for n, t in tape.sources.items() if id(t) in names}
+    size = sum(parameter.numel() for parameter in built.parameters())
+    if not missing or size > MOST_BUILT:
+        return
+    with torch.random.fork_rng(devices=()):
+        buffers = dict(build().named_buffers())
+    tape.sources.update({n: buffers[name] for n, name in missing.items()})
+
+
 class _Gradients:
     """The gradients that arrive, and which values have one."""
 
@@ -206,7 +258,8 @@ def _find_gradients(tape: Tape, forward: Forward, results: list[int], *, own: bo
             for leaf in pytree.tree_leaves((operation.args, operation.kwargs))
             if isinstance(leaf, Slot)
         )
-        if operation.grad and operation.name not in CUTS and not needed.isdisjoint(read):
+        traced = (before for n in read for before in tape.trace_back(n))
+        if operation.grad and operation.name not in CUTS and not needed.isdisjoint(traced):
             needed.update(n for n in operation.outputs if tape.floating[n])
     arrived = pull_back(tape, forward, results, needed.__contains__)
     if own:
@@ -219,7 +272,11 @@ CUTS = frozenset({"aten.detach.default", "aten.detach_.default"})
 
 
 def _list_rows(
-    tape: Tape, forward: Forward, gradients: _Gradients | None, parameters: list[Parameter]
+    tape: Tape,
+    forward: Forward,
+    gradients: _Gradients | None,
+    parameters: list[Parameter],
+    sampled: Sampled,
 ) -> Iterator[Expectation]:
     depths: dict[str, int] = {}
     for output in tape.outputs:
@@ -232,14 +289,17 @@ def _list_rows(
         found.append(expect_weight(parameter, depth))
         number = numbers.get(id(parameter.tensor))
         if gradients is not None and number in gradients.arrived:
-            found.append(expect_weight_gradient(parameter, depth, gradients.arrived[number]))
+            drawn = sampled.find_gradient(number)
+            found.append(expect_weight_gradient(parameter, depth, gradients.arrived[number], drawn))
     for output in tape.outputs:
         value = forward.values[output.value]
         if isinstance(value, Ignored):
             continue
-        found.append(expect_activation(output, value))
+        found.append(expect_activation(output, value, sampled.find_activation(output.value)))
         if gradients is not None and output.value in gradients.arrived:
-            found.append(expect_gradient(output, gradients.arrived[output.value], value))
+            gradient = gradients.arrived[output.value]
+            drawn = sampled.find_gradient(output.value)
+            found.append(expect_gradient(output, gradient, value, drawn))
     return iter(sorted(found, key=lambda e: (SIGNAL_ORDER[e.site.signal], e.depth)))
 
 

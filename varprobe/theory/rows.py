@@ -18,6 +18,7 @@ from varprobe.theory.law import (
     WeightGradient,
 )
 from varprobe.theory.parameters import Parameter
+from varprobe.theory.sampling.estimate import Estimate
 from varprobe.theory.tracer import Output
 
 
@@ -40,8 +41,8 @@ class Expectation:
         Standard deviation over draws of ln(measured second moment). Its mean over draws is
         ln(second_moment) - log_std²/2: a typical draw lies below the average.
     status : str
-        "exact" at infinite width, "approximate", "unknown" (an operation without a rule) or
-        "tainted" (follows one).
+        "exact" at infinite width, "approximate" (also what is estimated from draws), "unknown" (an
+        operation without a rule) or "tainted" (follows one).
     reason : str
         Why it is no better.
 
@@ -82,11 +83,11 @@ class Expectation:
         }
 
 
-def expect_activation(output: Output, value: Value) -> Expectation:
-    """Return the row of a module's output."""
+def expect_activation(output: Output, value: Value, drawn: Estimate | str) -> Expectation:
+    """Return the row of a module's output; ``drawn`` serves where no rule reached it."""
     site = Site(module=output.module, call=output.call, output=output.path)
     if isinstance(value, Unknown):
-        return _unknown(site, output.kind, output.depth, value)
+        return _estimate(site, output.kind, output.depth, value, drawn)
     if isinstance(value, Noise):
         size = math.prod(value.shape)
         return _row(site, output.kind, output.depth, 0.0, 1.0, math.sqrt(math.log1p(2 / size)))
@@ -115,11 +116,13 @@ def expect_activation(output: Output, value: Value) -> Expectation:
     )
 
 
-def expect_gradient(output: Output, gradient: Arriving, value: Value) -> Expectation:
+def expect_gradient(
+    output: Output, gradient: Arriving, value: Value, drawn: Estimate | str
+) -> Expectation:
     """Return the row of the gradient of a module's output."""
     site = Site(module=output.module, call=output.call, output=output.path, signal="gradient")
     if isinstance(gradient, Unknown):
-        return _unknown(site, output.kind, output.depth, gradient)
+        return _estimate(site, output.kind, output.depth, gradient, drawn)
     assert isinstance(gradient, Gradient)
     kernel = 0.0
     if isinstance(value, Law):
@@ -141,18 +144,20 @@ def expect_weight(parameter: Parameter, depth: int) -> Expectation:
     site = Site(module=parameter.module, output=parameter.name, signal="weight")
     law = parameter.law
     if law is None:
-        return _unknown(site, parameter.kind, depth, Unknown("no law for its values", "init"))
+        return _unknown(site, parameter.kind, depth, "unknown", "init: no law for its values")
     log_std = 0.0
     if parameter.named and law.variance:
         log_std = math.sqrt(max(law.kurtosis - 1, 0.0) / parameter.tensor.numel())
     return _row(site, parameter.kind, depth, law.mean, law.second_moment, log_std)
 
 
-def expect_weight_gradient(parameter: Parameter, depth: int, gradient: Arriving) -> Expectation:
+def expect_weight_gradient(
+    parameter: Parameter, depth: int, gradient: Arriving, drawn: Estimate | str
+) -> Expectation:
     """Return the row of a parameter's gradient."""
     site = Site(module=parameter.module, output=parameter.name, signal="weight_gradient")
     if isinstance(gradient, Unknown):
-        return _unknown(site, parameter.kind, depth, gradient)
+        return _estimate(site, parameter.kind, depth, gradient, drawn)
     assert isinstance(gradient, WeightGradient)
     return _row(
         site,
@@ -189,15 +194,27 @@ def _row(
     )
 
 
-def _unknown(site: Site, kind: str, depth: int, value: Unknown) -> Expectation:
-    status, reason = (
-        ("tainted", value.reason)
-        if value.tainted
-        else (
-            "unknown",
-            f"{value.op}: {value.reason}",
-        )
+def _estimate(
+    site: Site, kind: str, depth: int, value: Unknown, drawn: Estimate | str
+) -> Expectation:
+    """Return the row of what no rule reached."""
+    reason = value.reason if value.tainted else f"{value.op}: {value.reason}"
+    if isinstance(drawn, str):
+        status = "tainted" if value.tainted else "unknown"
+        return _unknown(site, kind, depth, status, f"{reason}; no estimate: {drawn}")
+    return _row(
+        site,
+        kind,
+        depth,
+        drawn.mean,
+        drawn.second_moment,
+        drawn.log_std,
+        "approximate",
+        f"from {drawn.draws} draws, since {reason}",
     )
+
+
+def _unknown(site: Site, kind: str, depth: int, status: str, reason: str) -> Expectation:
     nan = math.nan
     return Expectation(
         site=site,

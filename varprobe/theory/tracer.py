@@ -55,6 +55,9 @@ class Operation:
         The rule found for it.
     grad : bool
         Whether gradients were recorded when it ran.
+    renames : tuple of int
+        For a module with a rule of its own: the values that its inner operations made, in the order
+        of the outputs that stand for them from then on.
     """
 
     op: OpOverload | None
@@ -64,6 +67,7 @@ class Operation:
     outputs: tuple[int, ...]
     rule: Rule | None
     grad: bool
+    renames: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +100,11 @@ class Tape:
         Shape of each value.
     inputs : set of int
         The sources that are inputs of the model.
-    lost : set of int
-        Values of which nothing is known, because their memory was written to through another view.
+    results : object
+        What the model returned, a `Slot` in place of each tensor.
+    lost : dict of int to int or None
+        Values of which no law is known, because their memory was written to through another view;
+        and what the same tensor held before.
     """
 
     operations: list[Operation] = field(default_factory=list)
@@ -106,7 +113,15 @@ class Tape:
     floating: dict[int, bool] = field(default_factory=dict)
     shapes: dict[int, tuple[int, ...]] = field(default_factory=dict)
     inputs: set[int] = field(default_factory=set)
-    lost: set[int] = field(default_factory=set)
+    results: object = None
+    lost: dict[int, int | None] = field(default_factory=dict)
+
+    def trace_back(self, value: int) -> Iterator[int]:
+        """Yield a value and, if it was lost, what the same tensor held before."""
+        found: int | None = value
+        while found is not None:
+            yield found
+            found = self.lost.get(found)
 
 
 Key = tuple[int, int, tuple[int, ...], tuple[int, ...]]
@@ -121,6 +136,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._always_grad = always_grad
         self._values: dict[Key, int] = {}
         self._memory: set[int] = set()
+        self._objects: dict[int, int] = {}
         self._kept: list[torch.Tensor] = []
         self._count = 0
 
@@ -131,8 +147,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return known
         if _identify(tensor)[0] in self._memory:
             # A view of memory that was written to through another view.
+            before = self._objects.get(id(tensor))
             value = self.assign(tensor)
-            self.tape.lost.add(value)
+            self.tape.lost[value] = before
             return value
         return self.introduce(tensor, tensor)
 
@@ -148,6 +165,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         key = _identify(tensor)
         self._values[key] = value
         self._memory.add(key[0])
+        self._objects[id(tensor)] = value
         # The key is made of addresses, which are those of this tensor only while it lives.
         self._kept.append(tensor)
         self.tape.floating[value] = tensor.is_floating_point()
@@ -265,14 +283,37 @@ def _run(
             recorder.introduce(standins[id(tensor)], tensor)
         return standins[id(tensor)]
 
-    with torch.inference_mode(), torch.set_grad_enabled(graph), fake or contextlib.nullcontext():
+    with (
+        _decomposed_attention(),
+        torch.inference_mode(),
+        torch.set_grad_enabled(graph),
+        fake or contextlib.nullcontext(),
+    ):
         args, kwargs = pytree.tree_map_only(torch.Tensor, stand_in, (args, dict(kwargs)))
         tape.inputs.update(tape.sources)
         watcher = _Watcher(recorder)
         with _swapped(model, stand_in), observe_modules(model, watcher.on_output), recorder:
             result = model(*args, **kwargs)
         results = [recorder.number(tensor) for _, tensor in walk_tensors(result)]
+        tape.results = pytree.tree_map_only(
+            torch.Tensor, lambda tensor: Slot(recorder.number(tensor)), result
+        )
     return tape, results
+
+
+@contextlib.contextmanager
+def _decomposed_attention() -> Iterator[None]:
+    """Keep encoder layers from their fused path.
+
+    They take it wherever nothing requires a gradient, as under inference mode; the path that a
+    training step takes is the one to write down.
+    """
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _copy(tensor: torch.Tensor, fake: FakeTensorMode | None) -> torch.Tensor:
@@ -318,11 +359,12 @@ class _Watcher:
             slots = pytree.tree_map_only(
                 torch.Tensor, lambda t: Slot(self.recorder.number(t)), args
             )
+            inner = tuple(self.recorder.number(tensor) for _, tensor in tensors)
             outputs = tuple(self.recorder.assign(tensor) for _, tensor in tensors)
             kind = type(module).__name__
             grad = self.recorder.records_grad()
             tape.operations.append(
-                Operation(None, kind, (module, *slots), {}, outputs, found, grad)
+                Operation(None, kind, (module, *slots), {}, outputs, found, grad, inner)
             )
         for path, tensor in tensors:
             value = self.recorder.number(tensor)
