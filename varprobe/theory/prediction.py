@@ -104,7 +104,7 @@ def predict(
     kwargs: Mapping[str, Any] | None = None,
     init: Initialization | None = None,
     loss: Loss | bool | None = None,
-    draws: int = 8,
+    draws: int = 16,
     seed: int = 0,
 ) -> Prediction:
     """Predict the moments of every activation, gradient and weight gradient.

@@ -124,6 +124,10 @@ class Tape:
             found = self.lost.get(found)
 
 
+WHOLE = frozenset({torch.ops.aten.scaled_dot_product_attention})
+"""Operations that are not taken apart even without a rule: what torch makes of them depends on what
+requires a gradient, and under inference mode nothing does."""
+
 Key = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
 
@@ -181,7 +185,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         kwargs = kwargs or {}
         found = find_rule(func)
-        if found is None and not is_pointwise(func) and func.namespace == "aten":
+        if found is None and not _is_whole(func):
             with self:
                 taken_apart = func.decompose(*args, **kwargs)
             if taken_apart is not NotImplemented:
@@ -208,6 +212,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Drop what is known of other views of memory that has just been written to."""
         stale = {_identify(tensor)[0] for tensor in tensors}
         self._values = {key: v for key, v in self._values.items() if key[0] not in stale}
+
+
+def _is_whole(func: OpOverload) -> bool:
+    return is_pointwise(func) or func.overloadpacket in WHOLE or func.namespace != "aten"
 
 
 def _mutated(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:

@@ -26,7 +26,9 @@ def test_moments_are_averaged_and_the_scatter_is_that_of_the_logarithm() -> None
     assert found.draws == 3
     assert found.mean == pytest.approx(np.mean([float(d.double().mean()) for d in draws]))
     assert found.second_moment == pytest.approx(np.mean(squares))
-    assert found.log_std == pytest.approx(np.std(np.log(squares), ddof=1))
+    # Student's t(2) at 97.5 % is 4.303, the normal distribution's quantile 1.960.
+    widened = 4.303 / 1.960 * math.sqrt(1 + 1 / 3)
+    assert found.log_std == pytest.approx(widened * np.std(np.log(squares), ddof=1), rel=1e-3)
 
 
 def test_what_always_passes_nothing_has_no_scatter() -> None:
@@ -59,3 +61,19 @@ def test_one_draw_is_no_estimate() -> None:
 
 def test_what_has_no_numbers_is_passed_over() -> None:
     assert pool(torch.empty(0), torch.empty(0), torch.eye(2).to_sparse()) is None
+
+
+def test_the_bar_holds_its_share_of_further_draws() -> None:
+    generator = torch.Generator().manual_seed(0)
+    held = []
+    for _ in range(2000):
+        tally = Tally()
+        draws = (0.3 * torch.randn(7, generator=generator)).exp()
+        for scale in draws[:6]:
+            tally.add(0, scale.sqrt() * torch.ones(4))
+        log_std = tally.pool()[0].log_std
+        # The bar's centre is the mean logarithm; the mean of squares lies log_std²/2 above it.
+        centre = float(draws[:6].log().mean())
+        held.append(abs(float(draws[6].log()) - centre) < 1.96 * log_std)
+    # A standard error of sqrt(.95 * .05 / 2000) = 0.5 %.
+    assert np.mean(held) == pytest.approx(0.95, abs=0.02)

@@ -153,7 +153,7 @@ def test_nothing_of_the_model_changes() -> None:
     before = copy.deepcopy(model.state_dict())
     state, kept = torch.get_rng_state(), x.detach().clone()
     prediction = vp.predict(model, x, loss=lambda output: output.square().mean())
-    assert prediction.meta["draws"] == 8
+    assert prediction.meta["draws"] == 16
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(x, kept)
     assert x.grad is None
@@ -219,7 +219,7 @@ def test_a_model_on_the_meta_device_is_drawn_from_its_laws() -> None:
     with torch.device("meta"):
         model, x = PostActivation(), torch.randn(16, 64)
     prediction = vp.predict(model, x, init="kaiming_normal")
-    assert prediction.meta["draws"] == 8
+    assert prediction.meta["draws"] == 16
     assert not {"unknown", "tainted"} & {e.status for e in prediction}
 
 

@@ -115,7 +115,9 @@ class _AllDraws(torch.autograd.Function):
     def forward(ctx: Any, layer: Contraction, draws: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.layer, ctx.draws = layer, draws
         ctx.save_for_backward(*tensors)
-        return tuple(layer.run(*operands) for operands in _deal(tensors, draws))
+        outputs = [layer.run(*operands) for operands in _deal(tensors, draws)]
+        # Autograd forbids to change a view among several outputs in place.
+        return tuple(output.clone() if output._is_view() else output for output in outputs)
 
     @staticmethod
     def backward(ctx: Any, *above: Tensor) -> tuple[Tensor | None, ...]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
 from varprobe.errors import MissingRuleError
+from varprobe.observation.forwards import RootForward
+from varprobe.observation.gradients import GradientTaps
 from varprobe.observation.preservation import preserved_random_states, seed_generators
 from varprobe.theory.law import Weight
 from varprobe.theory.parameters import Parameter
@@ -24,7 +26,7 @@ from varprobe.theory.sampling.sources import draw_sources
 from varprobe.theory.tracer import Operation, Slot, Tape
 
 MOST_ELEMENTS = 2**28
-"""Numbers in all draws of all tensors together: 1 GB of float32, most of it freed on the way."""
+"""Numbers in all draws of all tensors together: 1 GB of float32 if autograd kept them all."""
 
 FEWEST_DRAWS = 2
 """Draws from which a scatter can be told."""
@@ -93,7 +95,7 @@ def sample(
         Of every value that a module returned and of every parameter's gradient. A model that cannot
         be run on other weights than its own yields none, with the reason.
     """
-    size = sum(_count(shape) for shape in tape.shapes.values())
+    size = _count_elements(tape)
     draws = min(draws, MOST_ELEMENTS // max(1, size))
     if draws < FEWEST_DRAWS:
         return Sampled(reason=f"its {size:,} intermediate numbers are too many to draw")
@@ -111,8 +113,16 @@ def sample(
     return Sampled(draws, "", replay.activations.pool(), replay.gradients.pool())
 
 
-def _count(shape: Sequence[int]) -> int:
-    return torch.Size(shape).numel()
+def _count_elements(tape: Tape) -> int:
+    """Return how many numbers one draw holds: those of the sources, and what is made anew."""
+    made = [
+        value
+        for operation in tape.operations
+        if operation.op is not None
+        and all(r.alias_info is None for r in operation.op._schema.returns)
+        for value in operation.outputs
+    ]
+    return sum(torch.Size(tape.shapes[value]).numel() for value in (*tape.sources, *made))
 
 
 @contextlib.contextmanager
@@ -145,6 +155,12 @@ class _Replay:
             if parameter.law is not None
         }
         self.activations, self.gradients = Tally(), Tally()
+        self._taps = GradientTaps(self._on_gradient)
+        self._forward = RootForward()
+
+    def _on_gradient(self, values: Sequence[object], gradient: Tensor, _: int) -> None:
+        for value in values:
+            self.gradients.add(value, gradient)  # type: ignore[arg-type]
 
     def go_forward(self, draws: int) -> dict[int, list[Tensor]]:
         """Return the values that the model returns, each in all draws."""
@@ -170,10 +186,14 @@ class _Replay:
             draws = range(len(next(iter(values.values()))))
             torch.autograd.backward([loss(self._rebuild(values, draw)) for draw in draws])
             return
-        found = [t for value in self._results for t in self._read(values, Slot(value))]
-        roots = [t for t in found if t.requires_grad]
+        roots: list[Tensor] = []
+        cotangents: list[Tensor] = []
+        for value in self._results:
+            found = [t for t in self._read(values, Slot(value)) if t.requires_grad]
+            roots += found
+            cotangents += _draw_cotangents(found)
         if roots:
-            torch.autograd.backward(roots, [torch.randn_like(root) for root in roots])
+            torch.autograd.backward(roots, cotangents)
 
     def _rebuild(self, values: Mapping[int, list[Tensor]], draw: int) -> Any:
         """Return what the model returned in one draw."""
@@ -188,7 +208,7 @@ class _Replay:
             if value in self._watched and (tensor.is_floating_point() or tensor.is_complex()):
                 self.activations.add(value, tensor)
             if tensor.requires_grad:
-                tensor.register_hook(partial(self.gradients.add, value))  # type: ignore[no-untyped-call]
+                self._taps.tap(tensor, value, self._forward)
 
     def _run(
         self, operation: Operation, values: Mapping[int, list[Tensor]]
@@ -253,6 +273,18 @@ class _Replay:
             if value not in kept:
                 freed.setdefault(index, []).append(value)
         return freed
+
+
+def _draw_cotangents(roots: Sequence[Tensor]) -> list[Tensor]:
+    """Return independent N(0, 1) numbers, whose mean square over all draws is 1 exactly.
+
+    A head of ten outputs has few of them, and every gradient below scatters with theirs.
+    """
+    drawn = [torch.randn_like(root) for root in roots]
+    squares = sum(float(c.abs().double().square().sum()) for c in drawn)
+    count = sum(c.numel() for c in drawn)
+    factor = math.sqrt(count / squares) if squares else 1.0
+    return [c * factor for c in drawn]
 
 
 def _list_slots(operation: Operation) -> list[Slot]:

@@ -41,7 +41,7 @@ def draw_sources(
 def _draw(
     tape: Tape, value: int, tensor: torch.Tensor, parameter: Parameter | None
 ) -> torch.Tensor:
-    if parameter is not None and parameter.law is not None and _is_redrawn(parameter):
+    if parameter is not None and _is_redrawn(parameter):
         drawn = torch.empty_like(tensor, device=_place(tensor))
         _fill(drawn, parameter)
     elif not tensor.is_meta:
@@ -65,6 +65,8 @@ def _is_redrawn(parameter: Parameter) -> bool:
     Of a vector whose law is merely measured (the scales of a norm, frequencies, temperatures) the
     numbers that it holds say more than their mean and variance.
     """
+    if parameter.law is None or not math.isfinite(parameter.law.variance):
+        return False
     return parameter.named or parameter.tensor.dim() > 1 or parameter.tensor.is_meta
 
 

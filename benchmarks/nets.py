@@ -1,0 +1,168 @@
+"""The networks on which theory is held against Monte-Carlo: benchmarks/theory_accuracy.py.
+
+Each is written as its users write it, with the initialization that is usual for it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+def build_mlp(activation: type[nn.Module], layers: int, width: int) -> nn.Module:
+    """Return Linear and activation in turn."""
+    pairs = ((nn.Linear(width, width), activation()) for _ in range(layers))
+    return nn.Sequential(*(layer for pair in pairs for layer in pair))
+
+
+def build_vgg(width: int, *, norm: bool) -> nn.Module:
+    """Return three stages of two 3×3 convolutions, max pooling between them, and a head."""
+    layers: list[nn.Module] = []
+    inside = 3
+    for stage in range(3):
+        for _ in range(2):
+            outside = width * 2**stage
+            layers.append(nn.Conv2d(inside, outside, 3, padding=1))
+            layers += [nn.BatchNorm2d(outside)] if norm else []
+            layers.append(nn.ReLU(inplace=True))
+            inside = outside
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inside, 10))
+
+
+class PreActivationBlock(nn.Module):
+    """Norm, ReLU, 3×3 convolution, twice, around a shortcut (He et al. 2016)."""
+
+    def __init__(self, width: int, *, norm: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(width) if norm else nn.Identity()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width) if norm else nn.Identity()
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the stream after the branch."""
+        h = self.conv1(torch.relu(self.norm1(x)))
+        return x + self.conv2(torch.relu(self.norm2(h)))
+
+
+def build_preactivation(blocks: int, width: int, *, norm: bool) -> nn.Module:
+    """Return a stem, blocks on a residual stream, and a head."""
+    stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
+    stream = (PreActivationBlock(width, norm=norm) for _ in range(blocks))
+    last = nn.BatchNorm2d(width) if norm else nn.Identity()
+    tail = nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10)
+    return nn.Sequential(stem, *stream, last, *tail)
+
+
+class LlamaBlock(nn.Module):
+    """Attention with rotary positions and shared keys, and a gated MLP, each behind an RMSNorm."""
+
+    def __init__(self, width: int, heads: int, groups: int) -> None:
+        super().__init__()
+        self.heads, self.groups, self.size = heads, groups, width // heads
+        self.norm1, self.norm2 = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, groups * self.size, bias=False)
+        self.value = nn.Linear(width, groups * self.size, bias=False)
+        self.project = nn.Linear(width, width, bias=False)
+        self.gate = nn.Linear(width, 3 * width, bias=False)
+        self.expand = nn.Linear(width, 3 * width, bias=False)
+        self.contract = nn.Linear(3 * width, width, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the stream (batch, position, width) after both branches."""
+        h = self.norm1(x)
+        query, key = self._split(self.query(h), self.heads), self._split(self.key(h), self.groups)
+        value = self._split(self.value(h), self.groups)
+        attended = F.scaled_dot_product_attention(
+            self._rotate(query), self._rotate(key), value, is_causal=True, enable_gqa=True
+        )
+        x = x + self.project(attended.transpose(1, 2).flatten(2))
+        h = self.norm2(x)
+        return x + self.contract(F.silu(self.gate(h)) * self.expand(h))
+
+    def _split(self, x: torch.Tensor, heads: int) -> torch.Tensor:
+        return x.unflatten(-1, (heads, self.size)).transpose(1, 2)
+
+    def _rotate(self, x: torch.Tensor) -> torch.Tensor:
+        half = self.size // 2
+        frequency = 10_000.0 ** (-torch.arange(half) / half)
+        angle = torch.arange(x.shape[2])[:, None] * frequency
+        first, second = x[..., :half], x[..., half:]
+        cosine, sine = angle.cos(), angle.sin()
+        return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+
+
+class Llama(nn.Module):
+    """A decoder as Llama's, every weight N(0, 0.02²)."""
+
+    def __init__(self, layers: int, width: int, vocabulary: int = 1000) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary, width)
+        self.blocks = nn.Sequential(*(LlamaBlock(width, 8, 2) for _ in range(layers)))
+        self.norm = nn.RMSNorm(width)
+        self.head = nn.Linear(width, vocabulary, bias=False)
+        draw_normal(self, 0.02)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return logits (batch, position, vocabulary)."""
+        return self.head(self.norm(self.blocks(self.tokens(tokens))))
+
+
+class VisionTransformer(nn.Module):
+    """ViT: patches behind a class token of zeros, learned positions, pre-norm blocks."""
+
+    def __init__(self, layers: int, width: int, patch: int = 4, size: int = 32) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, patch, stride=patch)
+        self.token = nn.Parameter(torch.zeros(1, 1, width))
+        self.positions = nn.Parameter(0.02 * torch.randn(1, (size // patch) ** 2 + 1, width))
+        self.blocks = nn.Sequential(*(make_encoder_layer(width, first=True) for _ in range(layers)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 100)
+        draw_normal(self, 0.02)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits (batch, classes)."""
+        x = self.patches(images).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], dim=1) + self.positions
+        return self.head(self.norm(self.blocks(x))[:, 0])
+
+
+def make_encoder_layer(width: int, *, first: bool) -> nn.Module:
+    """Return torch's encoder layer without dropout, its norm before or behind the branches."""
+    return nn.TransformerEncoderLayer(
+        width, 8, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=first
+    )
+
+
+def build_encoder(layers: int, width: int) -> nn.Module:
+    """Return encoder layers with the norm behind, as in the first transformer."""
+    return nn.Sequential(*(make_encoder_layer(width, first=False) for _ in range(layers)))
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer over time, and a head on its last step."""
+
+    def __init__(self, kind: type[nn.Module], width: int) -> None:
+        super().__init__()
+        self.layer = kind(width, width, batch_first=True)
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return logits (batch, classes)."""
+        return self.head(self.layer(x)[0][:, -1])
+
+
+def draw_normal(model: nn.Module, std: float) -> None:
+    """Draw every matrix from N(0, std²) and set biases to zero; projections get std / sqrt(2 L)."""
+    blocks = sum(isinstance(m, LlamaBlock | nn.TransformerEncoderLayer) for m in model.modules())
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif parameter.dim() == 2 and "norm" not in name:
+            ends_branch = name.endswith(("project.weight", "contract.weight", "linear2.weight"))
+            nn.init.normal_(parameter, std=std / math.sqrt(2 * blocks) if ends_branch else std)
