@@ -52,7 +52,7 @@ class Case:
     build: Callable[[], nn.Module]
     draw_inputs: Callable[[], torch.Tensor]
     draws: int
-    init: str | None = None
+    init: str | None = "default"
 
 
 def _tokens(vocabulary: int, *shape: int) -> torch.Tensor:
@@ -108,12 +108,19 @@ CASES = (
         partial(_tokens, 1000, 4, 64),
         64,
     ),
-    Case("Llama-like, 4 layers, T=64", partial(Llama, 4, 128), partial(_tokens, 1000, 4, 64), 64),
+    Case(
+        "Llama-like, 4 layers, T=64",
+        partial(Llama, 4, 128),
+        partial(_tokens, 1000, 4, 64),
+        64,
+        None,
+    ),
     Case(
         "ViT, class token 0",
         partial(VisionTransformer, 4, 128),
         partial(torch.randn, 4, 3, 32, 32),
         64,
+        None,
     ),
     Case("post-norm encoder", partial(build_encoder, 4, 128), partial(torch.randn, 4, 32, 128), 64),
     Case("LSTM, 20 steps", partial(Recurrent, nn.LSTM, 128), partial(torch.randn, 16, 20, 128), 64),
