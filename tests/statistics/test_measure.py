@@ -173,8 +173,8 @@ def test_the_order_in_memory_does_not_matter(arrange) -> None:
 
 def test_dense_memory_is_read_without_a_copy() -> None:
     image = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
-    assert cpu._flatten(image).data_ptr() == image.data_ptr()
-    assert cpu._flatten(image.transpose(0, 2)).data_ptr() == image.data_ptr()
+    assert cpu._lay_out(image).data_ptr() == image.data_ptr()
+    assert cpu._lay_out(image.transpose(0, 2)).data_ptr() == image.data_ptr()
 
 
 def test_a_storage_may_be_resized_after_it_was_measured() -> None:

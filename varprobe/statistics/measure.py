@@ -33,9 +33,12 @@ def measure(tensor: torch.Tensor, *, full: bool) -> Reading:
     Unmeasurable
         If the tensor holds no numbers here; the message is the reason.
     """
-    if is_plain(tensor) and tensor.is_cpu and not is_anything_active(tensor):
+    reading = cpu.measure_bare(tensor, full=full)
+    if reading is not None:
+        return reading
+    if not is_anything_active() and is_plain(tensor) and tensor.is_cpu:
         return cpu.measure(tensor.detach(), full=full)
-    with everything_off(tensor.device.type):
+    with everything_off(tensor):
         values, implicit_zeros = to_dense(tensor)
         if values.device.type == "mps":
             # It has no float64: exact numbers on the host are worth the wait.

@@ -23,16 +23,16 @@ def quiet(tensor: torch.Tensor) -> AbstractContextManager[object]:
     training step there is nothing to switch off; the full context costs ten times what a small
     tensor's statistics cost.
     """
-    if is_plain(tensor) and not is_anything_active(tensor):
+    if not is_anything_active() and is_plain(tensor):
         return nullcontext()
-    return everything_off(tensor.device.type)
+    return everything_off(tensor)
 
 
-def is_anything_active(tensor: torch.Tensor) -> bool:
-    """Tell whether some mode could see, change or record what is computed from ``tensor``."""
+def is_anything_active() -> bool:
+    """Tell whether some mode could see, change or record what is computed from a tensor."""
     return (
         torch.is_inference_mode_enabled()
-        or torch.is_autocast_enabled(tensor.device.type)
+        or torch._C._is_any_autocast_enabled()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
         or torch._C._functorch.peek_interpreter_stack() is not None
@@ -41,9 +41,11 @@ def is_anything_active(tensor: torch.Tensor) -> bool:
 
 
 @contextmanager
-def everything_off(device_type: str) -> Iterator[None]:
+def everything_off(tensor: torch.Tensor) -> Iterator[None]:
     """Switch off whatever `is_anything_active` asks for."""
     with ExitStack() as stack:
+        stack.enter_context(torch._C.DisableTorchFunction())
+        device_type = tensor.device.type
         # Accumulators created under inference mode could never be updated outside of it.
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
@@ -52,7 +54,6 @@ def everything_off(device_type: str) -> Iterator[None]:
         if device_type != "meta":
             stack.enter_context(torch.autocast(device_type, enabled=False))
         stack.enter_context(_disable_current_modes())
-        stack.enter_context(torch._C.DisableTorchFunction())
         # Inside of torch.func every result would be a wrapper without memory of its own.
         stack.enter_context(torch._C._ExcludeDispatchKeyGuard(_TRANSFORMS))
         yield

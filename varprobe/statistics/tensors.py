@@ -6,6 +6,19 @@ from typing import NamedTuple
 
 import torch
 
+_OWN = (torch.Tensor, torch.nn.Parameter)
+_FLOATS = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
+_PLAIN_KEYS: dict[int, bool] = {}
+"""Whether tensors with these dispatch keys are plain, for those that were met."""
+
+_INFERENCE = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU).add(torch._C.DispatchKey.AutocastCPU)
+_ORDINARY = _INFERENCE.add(torch._C.DispatchKey.AutogradCPU).add(
+    torch._C.DispatchKey.ADInplaceOrView
+)
+_BARE_KEYS = frozenset((_INFERENCE.raw_repr(), _ORDINARY.raw_repr()))
+"""Keys of tensors that are memory of the CPU and nothing else. A sign or a conjugation yet to be
+applied, a wrapper, a layout, zeros that take no memory: each of them adds a key."""
+
 _COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
 
@@ -26,11 +39,35 @@ class Dense(NamedTuple):
 
 def is_plain(tensor: torch.Tensor) -> bool:
     """Tell whether the tensor is a dense, real, floating-point one of torch's own class."""
+    if type(tensor) not in _OWN or tensor.dtype not in _FLOATS:
+        return False
+    # One question in place of five. A step asks for hundreds of tensors, which have two or three
+    # sets of keys between them.
+    keys = torch._C._dispatch_keys(tensor).raw_repr()
+    plain = _PLAIN_KEYS.get(keys)
+    if plain is None:
+        plain = _PLAIN_KEYS[keys] = _has_plain_keys(tensor)
+    return plain
+
+
+def is_bare(tensor: torch.Tensor) -> bool:
+    """Tell whether the tensor is plain, and its elements lie one behind the other on the CPU.
+
+    No mode sees that it is asked, and that the memory is read.
+    """
     return (
-        type(tensor) in (torch.Tensor, torch.nn.Parameter)
-        and tensor.layout is torch.strided
-        and tensor.is_floating_point()
-        and tensor.element_size() > 1
+        type(tensor) in _OWN
+        and torch._C._len_torch_function_stack() == 0
+        and torch._C._dispatch_keys(tensor).raw_repr() in _BARE_KEYS
+        and tensor.dtype in _FLOATS
+        and tensor.is_contiguous()
+    )
+
+
+def _has_plain_keys(tensor: torch.Tensor) -> bool:
+    # All of these are read off the dispatch keys.
+    return (
+        tensor.layout is torch.strided
         and not tensor.is_meta
         and not tensor.is_nested
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
