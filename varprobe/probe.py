@@ -68,6 +68,11 @@ class Probe:
         with ``get_scale()``, or a function without arguments. It is asked once in each backward
         pass, and gradients are divided by it as they arrive. Without it they are recorded as they
         flow.
+    max_elements : int, optional
+        Read at most so many elements of one tensor, a random sample spread evenly over it, and
+        estimate its moments from those. `Record.sampling` says how many were read, and
+        `Record.mean_error` and `Record.second_moment_error` how far off the moments may be. The
+        largest magnitude is that of the sample, and a few non-finite elements may escape it.
     compiled : {"error", "eager"}
         torch.compile skips hooks that come after it in silence: refuse such a model, or run it in
         eager mode while the probe is on.
@@ -82,7 +87,8 @@ class Probe:
     UnknownNameError
         For a value that does not exist, and a pattern that matches no module.
     InvalidArgumentError
-        If the filters leave nothing to record, or ``grad_scale`` is not positive.
+        If the filters leave nothing to record, ``grad_scale`` is not positive, or ``max_elements``
+        is too small for an error bar.
 
     Examples
     --------
@@ -103,6 +109,7 @@ class Probe:
         include: Filters | None = None,
         exclude: Filters = (),
         grad_scale: GradScale | None = None,
+        max_elements: int | None = None,
         compiled: str = "error",
         run: str = "",
         draw: int = 0,
@@ -124,7 +131,7 @@ class Probe:
         self._choice = choose_modules(names, include, exclude)
         self._names = self._choice.chosen
         self._unscaling = None if grad_scale is None else Unscaling(grad_scale)
-        self._ledger = Ledger(full=stats == "full")
+        self._ledger = Ledger(full=stats == "full", max_elements=max_elements)
         self._taps = GradientTaps(self._on_gradient)
         self._forwards = Forwards()
         self._dataflow: Dataflow | None = None
@@ -219,6 +226,7 @@ class Probe:
             "batch_size": self._batch_size,
             "recomputed_calls": self._ledger.recomputed.total(),
             "gradients_through_base": self._list_gradients_through_base(),
+            "max_elements": self._ledger.max_elements,
             "torch": str(torch.__version__),
             **self._choice.describe(),
         }
@@ -303,7 +311,8 @@ class Probe:
             if not tensor.is_inference():
                 self._last = weakref.ref(tensor), tensor._version, reading
         received = None
-        if self._ledger.full and isinstance(module, WEIGHTED) and args:
+        wants_input = self._ledger.full and isinstance(module, WEIGHTED) and args
+        if wants_input and self._ledger.reads_whole(tensor, args[0]):
             received = measure_linear_input(module, args[0])
         self._ledger.add(place, reading, tensor, linear_input=received)
 

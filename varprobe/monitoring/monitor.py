@@ -43,7 +43,7 @@ class Monitor:
     every : int
         Sample the steps 0, ``every``, 2 ``every``, … As an attribute, the interval that is in
         force now; see ``max_steps``.
-    stats, signals, include, exclude, grad_scale, compiled, run
+    stats, signals, include, exclude, grad_scale, max_elements, compiled, run
         As for `varprobe.Probe`. With ``compiled="eager"`` the sampled steps run in eager mode, and
         all others as compiled.
     max_steps : int
@@ -84,6 +84,7 @@ class Monitor:
         include: Filters | None = None,
         exclude: Filters = (),
         grad_scale: GradScale | None = None,
+        max_elements: int | None = None,
         max_steps: int = 200,
         compiled: str = "error",
         run: str = "",
@@ -102,6 +103,7 @@ class Monitor:
             include=include,
             exclude=exclude,
             grad_scale=grad_scale,
+            max_elements=max_elements,
             compiled=compiled,
             run=run,
         )

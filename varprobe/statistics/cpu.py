@@ -17,6 +17,7 @@ from torch.utils.dlpack import to_dlpack  # type: ignore[attr-defined]
 
 from varprobe.statistics import reference
 from varprobe.statistics.reading import HostReading
+from varprobe.statistics.tensors import flatten
 
 BLOCK = 2**18
 """Elements that are read together: as float32 they stay in a core's second-level cache from one
@@ -53,22 +54,11 @@ def measure(values: torch.Tensor, *, full: bool) -> HostReading:
     The histogram counts the elements with 2**(e-1) <= abs(x) < 2**e, by e. Zeros and non-finite
     elements are left out; subnormal ones share the lowest bin.
     """
-    flat = _flatten(values)
+    flat = flatten(values)
     if flat.numel() <= BLOCK:
         return _measure_block(flat, full=full)
     blocks = torch.split(flat, BLOCK)
     return reduce(HostReading.merge, (_measure_block(block, full=full) for block in blocks))
-
-
-def _flatten(values: torch.Tensor) -> torch.Tensor:
-    # Moments do not depend on the order of the elements, so that memory which is dense in some
-    # other order (channels last, a transpose) is read as it lies, without a copy.
-    if values.is_neg():  # a sign yet to be applied, as of the imaginary part of a conjugate
-        values = values.resolve_neg()
-    if values.is_contiguous():
-        return values.view(-1)
-    dims = sorted(range(values.dim()), key=values.stride, reverse=True)
-    return values.permute(dims).reshape(-1)
 
 
 def _measure_block(block: torch.Tensor, *, full: bool) -> HostReading:

@@ -45,6 +45,19 @@ class DeviceReading:
             bins = None if self.bins is None or power is None else _shift(self.bins, power)
         return DeviceReading(numbers, bins, self.has_zeros)
 
+    def extrapolate(self, numel: int) -> DeviceReading:
+        """Return the reading of ``numel`` elements of which these are a sample, on the device.
+
+        The largest magnitude remains that of the sample.
+        """
+        with quiet(self.numbers):
+            finite, mean, m2, abs_max, zeros, nan, inf = self.numbers.unbind()
+            factor = numel / (finite + nan + inf)
+            scaled = [m2 * factor, abs_max, *torch.stack([zeros, nan, inf]).mul(factor).round()]
+            numbers = torch.stack([numel - scaled[3] - scaled[4], mean, *scaled])
+            bins = None if self.bins is None else (self.bins * factor).round().long()
+        return DeviceReading(numbers, bins, self.has_zeros)
+
     def read(self) -> HostReading:
         """Bring the numbers to the host; this is the one place that waits for the device."""
         finite, mean, m2, abs_max, zeros, nan, inf = self.numbers.tolist()

@@ -77,6 +77,26 @@ class HostReading(NamedTuple):
             exponents=_shift(self.exponents, find_power_of_two(scale)),
         )
 
+    def extrapolate(self, numel: int) -> HostReading:
+        """Return the reading of ``numel`` elements of which these are a sample.
+
+        The largest magnitude remains that of the sample.
+        """
+        factor = numel / (self.finite + self.nan + self.inf)
+        nan, inf = round(self.nan * factor), round(self.inf * factor)
+        finite = numel - nan - inf
+        exponents = self.exponents
+        return self._replace(
+            finite=finite,
+            m2=self.m2 * (finite / max(self.finite, 1)),
+            nan=nan,
+            inf=inf,
+            zeros=None if self.zeros is None else round(self.zeros * factor),
+            exponents=None
+            if exponents is None
+            else {exponent: round(count * factor) for exponent, count in exponents.items()},
+        )
+
 
 def find_power_of_two(scale: float) -> int | None:
     """Return e with scale = 2**e; None if there is none."""
