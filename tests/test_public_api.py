@@ -48,6 +48,8 @@ PUBLIC = {
     "diagnose",
     "initialization",
     "initialize",
+    "is_container",
+    "is_leaf",
     "law_of",
     "plot_compare",
     "plot_depth",

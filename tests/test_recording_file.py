@@ -98,7 +98,7 @@ class TestFile:
 
         document = json.loads(path.read_text("ascii"), parse_constant=refuse)
         assert document["format"] == "varprobe recording"
-        assert document["version"] == 1
+        assert document["version"] == 2
         assert document["records"][0]["moments"]["mean"] == "nan"
         assert document["meta"] == {"loss": {"$float": "inf"}}
 
@@ -125,6 +125,15 @@ class TestFile:
         )
         command = [sys.executable, "-c", code, str(saved)]
         assert subprocess.check_output(command, text=True).strip() == "False"
+
+    def test_a_file_of_the_first_version_is_read(self, saved: Path) -> None:
+        def go_back(document: dict[str, Any]) -> None:
+            document["version"] = 1
+            for record in document["records"]:
+                assert record.pop("sampling") is None
+
+        edit(saved, go_back)
+        assert Recording.load(saved) == RECORDING
 
 
 class TestWriting:

@@ -35,6 +35,7 @@ _HOMES = {
     "initializers": ("WeightLaw", "initialization", "initialize", "law_of"),
     "moments": ("Moments",),
     "monitoring": ("Monitor",),
+    "observation": ("is_container", "is_leaf"),
     "plotting": ("CompareDisplay", "DepthDisplay", "plot_compare", "plot_depth"),
     "probe": ("Probe",),
     "profiling": ("profile",),
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     )
     from varprobe.moments import Moments as Moments
     from varprobe.monitoring import Monitor as Monitor
+    from varprobe.observation import is_container as is_container, is_leaf as is_leaf
     from varprobe.plotting import (
         CompareDisplay as CompareDisplay,
         DepthDisplay as DepthDisplay,

@@ -122,7 +122,11 @@ class SiteAnalysis:
         if self.expectation is None or not self.ratio > 0.0:
             return NAN
         scatter = self.expectation.log_std
-        error = math.hypot(scatter / math.sqrt(self.draws), MODEL_ERROR[self.expectation.status])
+        error = math.hypot(
+            scatter / math.sqrt(self.draws),
+            MODEL_ERROR[self.expectation.status],
+            *(r.second_moment_error / r.moments.second_moment / self.draws for r in self.records),
+        )
         return (math.log(self.ratio) + scatter * scatter / 2) / error
 
     @property
@@ -322,6 +326,7 @@ def _compare_gain(record: Record, parameters: _Parameters) -> Gain | None:
     anisotropy = max(1.0 / received.effective_samples - isotropic, ANISOTROPY_ERROR * isotropic)
     crossed = 4.0 * driven * constant * received.common_energy / received.energy
     variance = (2.0 * driven * driven * anisotropy + crossed) / weight.shape[0]
+    variance += (weight.second_moment_error * received.energy) ** 2
     return Gain(
         measured=measured / received.second_moment,
         predicted=expected / received.second_moment,

@@ -26,6 +26,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MAX_LISTED = 50
+"""Names in a message: as many as there are initializations or checks. A model has thousands."""
+
 
 class VarprobeError(Exception):
     """Signal that varprobe could not do what it was asked."""
@@ -48,7 +51,8 @@ class UnknownNameError(VarprobeError, ValueError):
         names = sorted(known)
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        listed = f"Known: {', '.join(names)}." if names else "None is known."
+        more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+        listed = f"Known: {', '.join(names[:MAX_LISTED])}{more}." if names else "None is known."
         return cls(f"There is no {what} named {name!r}.{hint} {listed}")
 
 

@@ -102,6 +102,34 @@ def merge_exponents(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How much was read of tensors that were too large to be read whole.
+
+    Parameters
+    ----------
+    numel : int
+        Elements that were read. The moments beside it are of all elements, as estimated from
+        these; the largest magnitude is that of these.
+    sum_variance : float
+        Squared standard error of the sum of all elements, in a².
+    square_sum_variance : float
+        Squared standard error of the sum of their squares, in a⁴.
+    """
+
+    numel: int
+    sum_variance: float
+    square_sum_variance: float
+
+    def merge(self, other: Sampling) -> Sampling:
+        """Return what was read of both, independently of each other."""
+        return Sampling(
+            numel=self.numel + other.numel,
+            sum_variance=self.sum_variance + other.sum_variance,
+            square_sum_variance=self.square_sum_variance + other.square_sum_variance,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LinearInput:
     """What a Linear or ConvNd received: enough to predict its output without any theory.
 

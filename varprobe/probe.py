@@ -8,8 +8,8 @@ tensor is kept, none is replaced, and what could not be seen is listed.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, cast
@@ -27,8 +27,11 @@ from varprobe.modules import (
     walk_tensors,
 )
 from varprobe.observation.dataflow import Dataflow
+from varprobe.observation.filters import Filters, choose_modules
 from varprobe.observation.forwards import AnyForward, Forwards, RootForward
+from varprobe.observation.grad_scale import GradScale, Unscaling
 from varprobe.observation.gradients import GradientTaps
+from varprobe.observation.hooks import ModuleHooks
 from varprobe.observation.ledger import Ledger, Place
 from varprobe.observation.refusals import choose_stance
 from varprobe.recording import Recording, Unobserved
@@ -36,83 +39,6 @@ from varprobe.schema import SIGNALS
 from varprobe.statistics import Reading, measure_linear_input
 
 STATS = ("moments", "full")
-
-OnOutput = Callable[[str, nn.Module, tuple[Any, ...], Any], None]
-OnRoot = Callable[[tuple[Any, ...]], None]
-"""Called with the positional arguments and the mapping of keyword arguments."""
-
-
-class _Hook:
-    """A forward hook that is inert wherever it was not put: after deepcopy, pickle, or detaching.
-
-    Averaged copies of a model (EMA) are made while it is being watched.
-    """
-
-    def __init__(self, call: Callable[..., None] | None = None, module: nn.Module | None = None):
-        self._call = call
-        self._module = None if module is None else weakref.ref(module)
-
-    def __call__(self, module: nn.Module, *args: Any) -> None:
-        if self._call is not None and self._module is not None and self._module() is module:
-            self._call(module, *args)
-
-    def disarm(self) -> None:
-        self._call = None
-
-    def __deepcopy__(self, memo: object) -> _Hook:
-        return _Hook()
-
-    def __reduce__(self) -> tuple[type[_Hook], tuple[()]]:
-        return _Hook, ()
-
-
-class ModuleHooks:
-    """Forward hooks on every module of a model, and a pre-hook on its root."""
-
-    def __init__(self, names: Mapping[nn.Module, str], on_output: OnOutput, on_root: OnRoot):
-        self._hooks: list[_Hook] = []
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        try:
-            for module, name in names.items():
-                if not name:
-                    begin = self._arm(lambda _, *inputs: on_root(inputs), module)
-                    handle = module.register_forward_pre_hook(begin, prepend=True, with_kwargs=True)
-                    self._handles.append(handle)
-                see = self._arm(partial(on_output, name), module)
-                self._handles.append(module.register_forward_hook(see))
-        except BaseException:
-            self.remove()
-            raise
-
-    def _arm(self, call: Callable[..., None], module: nn.Module) -> _Hook:
-        hook = _Hook(call, module)
-        self._hooks.append(hook)
-        return hook
-
-    def remove(self) -> None:
-        """Take the hooks off."""
-        for handle in self._handles:
-            handle.remove()
-        for hook in self._hooks:
-            hook.disarm()
-
-
-@contextmanager
-def observe_modules(model: nn.Module, on_output: OnOutput) -> Iterator[None]:
-    """Call ``on_output(name, module, args, output)`` after every forward of every module.
-
-    Children come before their container. The hooks are gone when the block is left, in whatever
-    way.
-    """
-    hooks = ModuleHooks(_name(model), on_output, lambda _: None)
-    try:
-        yield
-    finally:
-        hooks.remove()
-
-
-def _name(model: nn.Module) -> dict[nn.Module, str]:
-    return {module: known.name for module, known in name_modules(model).items()}
 
 
 class Probe:
@@ -129,6 +55,24 @@ class Probe:
     signals : sequence of str
         Which of `varprobe.schema.SIGNALS` to record. A weight is measured once, when the probe is
         switched on, or when a lazy module gets it; a weight gradient at every backward pass.
+    include, exclude : str, class, callable, or sequence of these
+        Which modules to watch, all by default: those that one of ``include`` matches, without those
+        that one of ``exclude`` does. A string is a pattern of names as in ``named_modules()``
+        ("encoder.*", where ``*`` stands for anything, dots included; "" for the model itself), a
+        class matches its instances, a function is called with name and module
+        (`varprobe.is_leaf`, `varprobe.is_container`, one of your own). It decides about outputs,
+        their gradients, and the module's own weights, not about the modules inside. What is left
+        out has no hook.
+    grad_scale : float, GradScaler or callable, optional
+        The factor that the loss is multiplied by before the backward pass: a number, an object
+        with ``get_scale()``, or a function without arguments. It is asked once in each backward
+        pass, and gradients are divided by it as they arrive. Without it they are recorded as they
+        flow.
+    max_elements : int, optional
+        Read at most so many elements of one tensor, a random sample spread evenly over it, and
+        estimate its moments from those. `Record.sampling` says how many were read, and
+        `Record.mean_error` and `Record.second_moment_error` how far off the moments may be. The
+        largest magnitude is that of the sample, and a few non-finite elements may escape it.
     compiled : {"error", "eager"}
         torch.compile skips hooks that come after it in silence: refuse such a model, or run it in
         eager mode while the probe is on.
@@ -140,6 +84,11 @@ class Probe:
     UnsupportedModelError
         For TorchScript modules, compiled models (unless ``compiled="eager"``), and DataParallel on
         several devices.
+    UnknownNameError
+        For a value that does not exist, and a pattern that matches no module.
+    InvalidArgumentError
+        If the filters leave nothing to record, ``grad_scale`` is not positive, or ``max_elements``
+        is too small for an error bar.
 
     Examples
     --------
@@ -157,6 +106,10 @@ class Probe:
         *,
         stats: str = "moments",
         signals: Sequence[str] = ("activation", "gradient", "weight"),
+        include: Filters | None = None,
+        exclude: Filters = (),
+        grad_scale: GradScale | None = None,
+        max_elements: int | None = None,
         compiled: str = "error",
         run: str = "",
         draw: int = 0,
@@ -172,9 +125,13 @@ class Probe:
         self.model = model
         self.signals = tuple(signals)
         self._labels: dict[str, Any] = {"run": run, "draw": draw, "step": step}
-        self._names = _name(model)
         self._stance = choose_stance(model, compiled)
-        self._ledger = Ledger(full=stats == "full")
+        names = name_modules(model)
+        self._root = next(module for module, known in names.items() if not known.name)
+        self._choice = choose_modules(names, include, exclude)
+        self._names = self._choice.chosen
+        self._unscaling = None if grad_scale is None else Unscaling(grad_scale)
+        self._ledger = Ledger(full=stats == "full", max_elements=max_elements)
         self._taps = GradientTaps(self._on_gradient)
         self._forwards = Forwards()
         self._dataflow: Dataflow | None = None
@@ -216,8 +173,11 @@ class Probe:
             stack.callback(self._taps.remove)
             self._shapeless = {module for module in self._names if _is_shapeless(module)}
             self._measure_weights(self._names)
-            hooks = ModuleHooks(self._names, self._on_output, self._on_root)
+            hooks = ModuleHooks()
             stack.callback(hooks.remove)
+            hooks.before(self._root, lambda _, *inputs: self._on_root(inputs))
+            for module, name in self._names.items():
+                hooks.after(module, partial(self._on_output, name))
             self._exit = stack.pop_all()
 
     def stop(self) -> None:
@@ -244,29 +204,31 @@ class Probe:
                 "part that you call."
             )
         if "activation" in self.signals and not self._ledger.has_any("activation"):
+            which = "its modules" if self._choice.is_whole else "the modules that the filters leave"
             raise NothingRecordedError(
-                f"VP001: {kind} was called, but no output of any of its modules holds a tensor "
+                f"VP001: {kind} was called, but no output of any of {which} holds a tensor "
                 "with numbers: nothing was recorded."
             )
         return Recording(
             records=self._ledger.close(**self._labels),
             meta=self._describe(),
-            unobserved=(*self._ledger.list_unobserved(self._names), *self._list_own_operations()),
+            unobserved=tuple(self._list_unobserved()),
         )
 
     def _describe(self) -> dict[str, object]:
         tensors = [*self.model.parameters(), *self.model.buffers()]
-        (root,) = (module for module, name in self._names.items() if not name)
         return {
-            "model": type(root).__name__,
+            "model": type(self._root).__name__,
             "parameters": sum(p.numel() for p in self.model.parameters() if not is_lazy(p)),
             "device": str(tensors[0].device) if tensors else "cpu",
             "dtype": str(tensors[0].dtype).removeprefix("torch.") if tensors else "float32",
-            "training": root.training,
+            "training": self._root.training,
             "batch_size": self._batch_size,
             "recomputed_calls": self._ledger.recomputed.total(),
             "gradients_through_base": self._list_gradients_through_base(),
+            "max_elements": self._ledger.max_elements,
             "torch": str(torch.__version__),
+            **self._choice.describe(),
         }
 
     def _on_root(self, inputs: tuple[Any, ...]) -> None:
@@ -277,7 +239,9 @@ class Probe:
         first = next((tensor for _, tensor in walk_tensors(inputs)), None)
         if first is not None and first.dim():
             self._batch_size = first.size(0)
-        self._first = forward if self._dataflow is None else None
+        # What a module that is left out returns looks like the result of an operation.
+        is_first = self._dataflow is None and self._choice.is_whole
+        self._first = forward if is_first else None
         if self._first is not None:
             self._dataflow = Dataflow(self.model, inputs)
 
@@ -347,7 +311,8 @@ class Probe:
             if not tensor.is_inference():
                 self._last = weakref.ref(tensor), tensor._version, reading
         received = None
-        if self._ledger.full and isinstance(module, WEIGHTED) and args:
+        wants_input = self._ledger.full and isinstance(module, WEIGHTED) and args
+        if wants_input and self._ledger.reads_whole(tensor, args[0]):
             received = measure_linear_input(module, args[0])
         self._ledger.add(place, reading, tensor, linear_input=received)
 
@@ -361,9 +326,16 @@ class Probe:
     def _on_gradient(self, labels: Sequence[object], gradient: torch.Tensor, backward: int) -> None:
         reading: Reading | None = None
         for place in cast("Sequence[Place]", labels):
-            reading = reading or self._ledger.measure(place, gradient)
+            if reading is None:
+                reading = self._measure_gradient(place, gradient)
             if reading is not None:
                 self._ledger.add(place, reading, gradient, backward=backward)
+
+    def _measure_gradient(self, place: Place, gradient: torch.Tensor) -> Reading | None:
+        reading = self._ledger.measure(place, gradient)
+        if reading is None or self._unscaling is None:
+            return reading
+        return self._unscaling.apply(reading)
 
     def _measure_weights(self, names: Mapping[nn.Module, str]) -> None:
         pooled = AnyForward()
@@ -381,7 +353,9 @@ class Probe:
                 place.awaited = True
                 self._taps.tap(parameter, place, pooled)
 
-    def _list_own_operations(self) -> Iterator[Unobserved]:
+    def _list_unobserved(self) -> Iterator[Unobserved]:
+        yield from self._choice.list_unobserved()
+        yield from self._ledger.list_unobserved(self._names)
         if self._dataflow is not None:
             yield from self._dataflow.list_unobserved(self._ledger.called)
 

@@ -13,6 +13,7 @@ from torch import nn
 from varprobe.errors import InvalidArgumentError, UnsupportedModelError
 from varprobe.initializers import initialize
 from varprobe.modules import Inputs, Loss, split_inputs, walk_tensors
+from varprobe.observation.filters import Filters
 from varprobe.observation.preservation import (
     copy_inputs,
     preserved,
@@ -40,6 +41,8 @@ def profile(
     seed: int = 0,
     loss: Loss | Literal[False] | None = None,
     stats: str = "full",
+    include: Filters | None = None,
+    exclude: Filters = (),
     run: str = "",
     compiled: str = "error",
     progress: Callable[[int], object] | None = None,
@@ -72,6 +75,8 @@ def profile(
         callable maps the output to a scalar. False runs the forward pass only.
     stats : {"full", "moments"}
         As in `varprobe.Probe`.
+    include, exclude : str, class, callable, or sequence of these
+        Which modules to record, as in `varprobe.Probe`.
     run : str
         Label of the records; the initialization's name if there is one.
     compiled : {"error", "eager"}
@@ -88,9 +93,9 @@ def profile(
     ------
     InvalidArgumentError
         If ``draws`` asks for several draws of weights that are kept, or the loss is no
-        differentiable scalar.
+        differentiable scalar, or the filters leave nothing to record.
     UnknownNameError
-        If ``init`` is no known name.
+        If ``init`` is no known name, or a pattern matches no module.
     UnsupportedModelError
         If the model cannot be observed, or is no module.
 
@@ -125,7 +130,14 @@ def profile(
             seed_generators(seeds.derive(_INPUTS))
             args, named = copy_inputs(split_inputs(_draw_inputs(inputs, draw), kwargs))
             probe = Probe(
-                built, stats=stats, signals=SIGNALS, compiled=compiled, run=label, draw=draw
+                built,
+                stats=stats,
+                signals=SIGNALS,
+                include=include,
+                exclude=exclude,
+                compiled=compiled,
+                run=label,
+                draw=draw,
             )
             with preserved(built):
                 if init is not None:

@@ -6,11 +6,18 @@ has neither the model nor its weights.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from varprobe.moments import LinearInput, Moments, merge_exponents, merge_linear_inputs
+from varprobe.moments import (
+    LinearInput,
+    Moments,
+    Sampling,
+    merge_exponents,
+    merge_linear_inputs,
+)
 from varprobe.presentation import Presentable
 from varprobe.schema import RECORDING, SIGNALS, build_frame
 
@@ -86,6 +93,9 @@ class Record:
         non-finite elements are not in it.
     backward : int
         Which of the backward passes that reached one forward (0 unless there were several).
+    sampling : Sampling or None
+        How much was read of what was too large to be read whole (see ``max_elements`` of
+        `varprobe.Probe`); None if everything was.
 
     Examples
     --------
@@ -108,6 +118,19 @@ class Record:
     linear_input: LinearInput | None = None
     exponents: Mapping[int, int] | None = None
     backward: int = 0
+    sampling: Sampling | None = None
+
+    @property
+    def mean_error(self) -> float:
+        """Standard error of the mean from reading a sample only, in a; 0 if all was read."""
+        variance = self.sampling.sum_variance if self.sampling else 0.0
+        return math.sqrt(variance) / max(self.moments.finite, 1)
+
+    @property
+    def second_moment_error(self) -> float:
+        """Standard error of the second moment from reading a sample only, in a²; 0 if all was."""
+        variance = self.sampling.square_sum_variance if self.sampling else 0.0
+        return math.sqrt(variance) / max(self.moments.finite, 1)
 
     @property
     def key(self) -> tuple[str, int, int, Site, int]:
@@ -123,7 +146,19 @@ class Record:
             moments=self.moments.merge(other.moments),
             exponents=merge_exponents(self.exponents, other.exponents),
             linear_input=merge_linear_inputs(self.linear_input, other.linear_input),
+            sampling=self._merge_samplings(other),
         )
+
+    def _merge_samplings(self, other: Record) -> Sampling | None:
+        if self.sampling is None and other.sampling is None:
+            return None
+        # What was read whole is off by nothing.
+        one, two = (
+            record.sampling
+            or Sampling(numel=record.moments.numel, sum_variance=0.0, square_sum_variance=0.0)
+            for record in (self, other)
+        )
+        return one.merge(two)
 
     def to_row(self) -> dict[str, object]:
         """Return the record as a row of the frame described by `varprobe.schema.RECORDING`."""

@@ -2,7 +2,7 @@
 
 ::
 
-    {"format": "varprobe recording", "version": 1,
+    {"format": "varprobe recording", "version": 2,
     "meta": {"model": "Sequential"},
     "unobserved": [{"module": "head", "reason": "never called"}],
     "records": [
@@ -15,7 +15,8 @@ it is written: a float that JSON cannot spell is the string "nan", "inf" or "-in
 where fields have no types, it is ``{"$float": "nan"}``, and a key that begins with "$" gets another
 "$" in front. Finite floats come back bit for bit: Python writes the shortest decimal that does.
 
-Other fields would be another version. Reading runs no code that the file brings.
+Other fields would be another version; version 1 had no ``sampling``. Reading runs no code that the
+file brings.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from varprobe.recording import Recording
 from varprobe.schema import SIGNALS
 
 FORMAT = "varprobe recording"
-VERSION = 1
+VERSION = 2
 
 
 def write(recording: Recording, path: str | os.PathLike[str]) -> None:
@@ -141,7 +142,16 @@ def _parse(name: str, content: bytes) -> dict[str, object]:
             f"{name} is a recording of format version {version}, and this varprobe reads up to "
             f"version {VERSION}. Upgrade varprobe to read it."
         )
-    return {key: value for key, value in document.items() if key not in ("format", "version")}
+    fields = {key: value for key, value in document.items() if key not in ("format", "version")}
+    return _upgrade(fields) if version == 1 else fields
+
+
+def _upgrade(fields: dict[str, Any]) -> dict[str, object]:
+    """Return the fields of a document of version 1 as version 2 has them: all was read whole."""
+    records = fields.get("records")
+    if isinstance(records, list) and all(isinstance(record, dict) for record in records):
+        fields["records"] = [{"sampling": None, **record} for record in records]
+    return fields
 
 
 def _foreign(name: str, found: str) -> RecordingFormatError:

@@ -11,6 +11,7 @@ from varprobe.analysis import analyze
 from varprobe.diagnosis import Diagnosis, diagnose
 from varprobe.errors import NothingRecordedError
 from varprobe.modules import Inputs, Loss
+from varprobe.observation.filters import Filters
 from varprobe.profiling import Initialization, build_model, profile
 from varprobe.recording import Recording, Unobserved
 from varprobe.theory import predict
@@ -25,6 +26,8 @@ def check(
     draws: int = 1,
     seed: int = 0,
     loss: Loss | Literal[False] | None = None,
+    include: Filters | None = None,
+    exclude: Filters = (),
     select: Iterable[str] | None = None,
     ignore: Iterable[str] = (),
 ) -> Diagnosis:
@@ -32,7 +35,7 @@ def check(
 
     Parameters
     ----------
-    model, inputs, kwargs, init, draws, seed, loss
+    model, inputs, kwargs, init, draws, seed, loss, include, exclude
         As in `varprobe.profile`.
     select, ignore
         As in `varprobe.diagnose`.
@@ -55,7 +58,15 @@ def check(
     subject = build_model(model, seed=seed) if one else model
     try:
         recording = profile(
-            subject, inputs, kwargs=kwargs, init=init, draws=draws, seed=seed, loss=loss
+            subject,
+            inputs,
+            kwargs=kwargs,
+            init=init,
+            draws=draws,
+            seed=seed,
+            loss=loss,
+            include=include,
+            exclude=exclude,
         )
     except NothingRecordedError as error:
         nothing = Unobserved(module="", reason=str(error))

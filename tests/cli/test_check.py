@@ -88,3 +88,15 @@ def test_what_cannot_be_written_is_a_sentence(run: Run) -> None:
     assert "'models.py/page.html' cannot be written: " in result.stderr
     # What was found out is not lost with the file.
     assert "healthy: 61 layers" in result.stdout
+
+
+def test_modules_are_included_and_excluded(run: Run) -> None:
+    target = ("check", "models.py:with_inputs", "--format", "json")
+    result = run(*target, "--include", "?", "--include", "1?", "--exclude", "*[13579]")
+    assert json.loads(result.stdout)["layers"] == 10
+
+
+def test_a_pattern_without_a_match_is_an_error(run: Run) -> None:
+    result = run("check", "models.py:with_inputs", "--exclude", "heads.*")
+    assert result.exit_code == 2
+    assert "There is no module named 'heads.*'" in result.stderr

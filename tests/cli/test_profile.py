@@ -55,3 +55,11 @@ def test_an_unknown_image_format_is_a_sentence(run: Run) -> None:
     result = run(*TARGET, "--plot", "depth.bmp")
     assert result.exit_code == 2
     assert "There is no image format named 'bmp'" in result.stderr
+
+
+def test_modules_are_included_and_excluded(run: Run, tmp_path: Path) -> None:
+    saved = tmp_path / "recording.json"
+    run(
+        "profile", "models.py:with_inputs", "--include", "?", "--exclude", "0", "--save", str(saved)
+    )
+    assert Recording.load(saved).modules == tuple("123456789")

@@ -10,7 +10,6 @@ from tests.probe.scenario import mlp, score
 from tests.probe.untouched import describe_model
 from tests.reference.moments import measure
 from varprobe import NothingRecordedError, Probe, ProbeStateError, Recording, UnknownNameError
-from varprobe.probe import observe_modules
 
 ALL = ("activation", "gradient", "weight", "weight_gradient")
 
@@ -239,15 +238,3 @@ class TestStartAndStop:
         assert all(not output._backward_hooks for output in outputs)
         sum(output.sum() for output in outputs).backward()
         assert probe.recording.select(signal="gradient") == ()
-
-
-def test_observing_modules_sees_every_call_and_leaves_no_hook() -> None:
-    model, seen = mlp(), []
-    before = describe_model(model)
-    x = torch.randn(5, 6)
-    with observe_modules(model, lambda name, module, args, output: seen.append((name, args[0]))):
-        model(x)
-    model(x)
-    assert [name for name, _ in seen] == ["0", "1", "2", ""]
-    assert seen[0][1] is x
-    assert describe_model(model) == before

@@ -16,7 +16,9 @@ from tests.reporting.results import (
 )
 from varprobe.errors import UnknownNameError
 from varprobe.recording import Recording
+from varprobe.recording_file import VERSION
 from varprobe.reporting import to_json
+from varprobe.reporting.json_document import DOCUMENT_VERSION
 
 
 def refuse(constant: str) -> None:
@@ -43,7 +45,8 @@ def read(result: object) -> dict[str, object]:
 )
 def test_a_document_names_itself(result: object, name: str) -> None:
     document = read(result)
-    assert (document["format"], document["version"]) == (name, 1)
+    version = VERSION if name == "varprobe recording" else DOCUMENT_VERSION
+    assert (document["format"], document["version"]) == (name, version)
 
 
 def test_the_document_of_a_recording_is_its_file(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from hypothesis import given, strategies as st
 from tests.reference import moments as numpy_reference
 from tests.statistics.distributions import DISTRIBUTIONS
 from varprobe import Moments
-from varprobe.statistics import cpu, device, measure, read, reference
+from varprobe.statistics import device, measure, read, reference
 from varprobe.statistics.reading import HostReading
+from varprobe.statistics.tensors import flatten
 
 PROMISED = 1e-6
 """Relative accuracy of E[x²] and of the variance, and of the mean in units of the deviations."""
@@ -173,8 +174,8 @@ def test_the_order_in_memory_does_not_matter(arrange) -> None:
 
 def test_dense_memory_is_read_without_a_copy() -> None:
     image = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
-    assert cpu._lay_out(image).data_ptr() == image.data_ptr()
-    assert cpu._lay_out(image.transpose(0, 2)).data_ptr() == image.data_ptr()
+    assert flatten(image).data_ptr() == image.data_ptr()
+    assert flatten(image.transpose(0, 2)).data_ptr() == image.data_ptr()
 
 
 def test_a_storage_may_be_resized_after_it_was_measured() -> None:

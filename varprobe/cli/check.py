@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 @options.init
 @options.draws(default=1)
 @options.seed
+@options.include
+@options.exclude
 @options.select
 @options.ignore
 @options.output_format
@@ -42,6 +44,8 @@ def command(
     init: str | None,
     draws: int,
     seed: int,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
     select: tuple[str, ...] | None,
     ignore: tuple[str, ...] | None,
     output_format: str,
@@ -63,6 +67,8 @@ def command(
             draws=draws,
             seed=seed,
             loss=subject.loss,
+            include=include or None,
+            exclude=exclude,
             select=select,
             ignore=ignore or (),
         )

@@ -62,6 +62,20 @@ seed = click.option(
     help="The same seed gives the same numbers.",
 )
 
+include = click.option(
+    "--include",
+    metavar="PATTERN",
+    multiple=True,
+    help="Watch only modules whose names match, as 'encoder.*'; may be repeated.",
+)
+
+exclude = click.option(
+    "--exclude",
+    metavar="PATTERN",
+    multiple=True,
+    help="Leave out modules whose names match, as '*.dropout'; may be repeated.",
+)
+
 html = click.option("--html", type=FILE, help="Also write a self-contained page.")
 
 plot = click.option("--plot", type=FILE, help="Also draw the curves, as .png, .svg or .pdf.")

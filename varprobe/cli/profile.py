@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 @options.init
 @options.draws(default=1)
 @options.seed
+@options.include
+@options.exclude
 @click.option(
     "--predict/--no-predict",
     default=True,
@@ -45,6 +47,8 @@ def command(
     init: str | None,
     draws: int,
     seed: int,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
     predict: bool,
     output_format: str,
     html: Path | None,
@@ -63,6 +67,8 @@ def command(
             draws=draws,
             seed=seed,
             loss=subject.loss,
+            include=include or None,
+            exclude=exclude,
             progress=lambda draw: advance(f"draw {draw}"),
         )
         prediction = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from varprobe.analysis import Analysis
 from varprobe.diagnosis.finding import Finding
@@ -22,7 +22,7 @@ def find_nothing(analysis: Analysis, run: str) -> Iterator[Finding]:
     owners = {site.site.module for site in analysis.select(signal="weight", run=run)}
     seen = {site.site.module for site in analysis.select(signal="activation", run=run)}
     # Weights may be parametrized, or not have been recorded: then it is enough that there are any.
-    if owners & seen or (seen and not owners and analysis.recording.meta.get("parameters")):
+    if owners & seen or (seen and not owners and _has_parameters(analysis.recording.meta)):
         return
     found = f"{len(seen)} outputs, none of a layer with weights," if seen else "no output"
     yield RULES["VP001"].report(
@@ -33,3 +33,10 @@ def find_nothing(analysis: Analysis, run: str) -> Iterator[Finding]:
         expected=math.nan,
         threshold=1.0,
     )
+
+
+def _has_parameters(meta: Mapping[str, object]) -> bool:
+    """Tell whether there are parameters in what was watched: all of the model, or a part."""
+    filters = meta.get("filters")
+    watched = filters if isinstance(filters, Mapping) else meta
+    return bool(watched.get("parameters"))

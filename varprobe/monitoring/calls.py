@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from varprobe.observation.hooks import Hook
 from varprobe.observation.refusals import _is_compiled
-from varprobe.probe import _Hook
 
 OnCall = Callable[..., None]
 """Called with a module, its positional arguments, and the mapping of keyword arguments."""
@@ -31,7 +31,7 @@ class HookedCalls:
 
     def __init__(self, module: nn.Module, on_call: OnCall) -> None:
         self.module = module
-        self._hook = _Hook(on_call, module)
+        self._hook = Hook(on_call, module)
         self._handle = self._register()
 
     def _register(self) -> torch.utils.hooks.RemovableHandle:

@@ -19,8 +19,9 @@ from torch import nn
 from varprobe.errors import InvalidArgumentError, NothingRecordedError, ProbeStateError
 from varprobe.modules import name_modules
 from varprobe.monitoring.calls import HookedCalls, watch_calls
-from varprobe.monitoring.grad_scale import GradScale, make_scale_reader
 from varprobe.monitoring.sample import Sample, StepProbe, summarize
+from varprobe.observation.filters import Filters
+from varprobe.observation.grad_scale import GradScale
 from varprobe.recording import Recording, Unobserved
 
 
@@ -42,14 +43,9 @@ class Monitor:
     every : int
         Sample the steps 0, ``every``, 2 ``every``, … As an attribute, the interval that is in
         force now; see ``max_steps``.
-    stats, signals, compiled, run
+    stats, signals, include, exclude, grad_scale, max_elements, compiled, run
         As for `varprobe.Probe`. With ``compiled="eager"`` the sampled steps run in eager mode, and
         all others as compiled.
-    grad_scale : float, GradScaler or callable, optional
-        The factor that the loss is multiplied by before the backward pass: a number, an object
-        with ``get_scale()``, or a function without arguments. It is asked once at the beginning of
-        a sampled step, and the gradients of that step are divided by it when they are read. Without
-        it they are recorded as they flow.
     max_steps : int
         How many sampled steps to keep. When there is no room for another, every second one is
         dropped and ``every`` doubles: what is kept is always spread evenly over the whole training,
@@ -59,11 +55,9 @@ class Monitor:
     Raises
     ------
     InvalidArgumentError
-        If ``every``, ``max_steps`` or ``grad_scale`` is not positive.
-    UnknownNameError
-        For ``stats``, ``signals`` or ``compiled`` that do not exist.
-    UnsupportedModelError
-        For the models that `varprobe.Probe` refuses.
+        If ``every`` or ``max_steps`` is not positive.
+    VarprobeError
+        Whatever `varprobe.Probe` raises, and before the training begins.
 
     Examples
     --------
@@ -87,7 +81,10 @@ class Monitor:
         every: int = 100,
         stats: str = "moments",
         signals: Sequence[str] = ("activation", "gradient", "weight"),
+        include: Filters | None = None,
+        exclude: Filters = (),
         grad_scale: GradScale | None = None,
+        max_elements: int | None = None,
         max_steps: int = 200,
         compiled: str = "error",
         run: str = "",
@@ -99,10 +96,18 @@ class Monitor:
         self.every = every
         self.max_steps = max_steps
         self._build_probe = partial(
-            StepProbe, model, stats=stats, signals=signals, compiled=compiled, run=run
+            StepProbe,
+            model,
+            stats=stats,
+            signals=signals,
+            include=include,
+            exclude=exclude,
+            grad_scale=grad_scale,
+            max_elements=max_elements,
+            compiled=compiled,
+            run=run,
         )
         self._build_probe()  # refuses now, and not in the middle of the training
-        self._read_scale = make_scale_reader(grad_scale)
         self._root = next(module for module, known in name_modules(model).items() if not known.name)
         self._lock = threading.RLock()
         self._exit = ExitStack()
@@ -187,7 +192,7 @@ class Monitor:
             recordings, failures = [], []
             for sample in self._samples:
                 try:
-                    recordings.append(sample.read())
+                    recordings.append(sample.probe.recording)
                 except NothingRecordedError as error:
                     failures.append((sample.step, error))
             steps = self._count_steps()
@@ -257,10 +262,9 @@ class Monitor:
         return not self._step % self.every
 
     def _sample(self, inputs: tuple[Any, ...]) -> None:
-        scale = self._read_scale()
         self._probe = self._build_probe(step=self._step)
         self._probe.start()
-        self._samples.append(Sample(self._step, self._probe, scale))
+        self._samples.append(Sample(self._step, self._probe))
         if isinstance(self._calls, HookedCalls) and self._calls.module is self._root:
             # Torch has made its list of the root's pre-hooks already: the probe's is not in it.
             self._probe.begin_forward(inputs)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from varprobe.monitoring.grad_scale import unscale
 from varprobe.probe import Probe
 from varprobe.recording import Recording, Unobserved
 
@@ -54,13 +53,6 @@ class Sample:
 
     step: int
     probe: StepProbe
-    scale: float
-
-    def read(self) -> Recording:
-        """Return what was recorded of the step, with gradients of the loss before it was scaled."""
-        recording = self.probe.recording
-        records = (unscale(record, self.scale) for record in recording.records)
-        return replace(recording, records=tuple(records))
 
 
 def summarize(recordings: Sequence[Recording]) -> Iterator[Unobserved]:

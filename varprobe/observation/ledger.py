@@ -16,7 +16,15 @@ from torch import nn
 
 from varprobe.moments import LinearInput, merge_linear_inputs
 from varprobe.recording import Record, Site, Unobserved
-from varprobe.statistics import Reading, Unmeasurable, measure, read, shape_of
+from varprobe.statistics import (
+    Reading,
+    Sampler,
+    Unmeasurable,
+    find_sampling,
+    measure,
+    read,
+    shape_of,
+)
 
 
 @dataclass(slots=True)
@@ -51,8 +59,10 @@ class Place:
 class Ledger:
     """Collect readings by site, and account for those that stay away."""
 
-    def __init__(self, *, full: bool) -> None:
+    def __init__(self, *, full: bool, max_elements: int | None = None) -> None:
         self.full = full
+        self.max_elements = max_elements
+        self._measure = measure if max_elements is None else Sampler(max_elements).measure
         self._places: dict[tuple[str, int, str, str], Place] = {}
         self._depths: dict[tuple[str, int], int] = {}
         self.early: set[str] = set()
@@ -79,10 +89,17 @@ class Ledger:
                 place = self._places.setdefault(key, Place(site, kind))
         return place
 
+    def reads_whole(self, *tensors: object) -> bool:
+        """Tell whether these tensors are small enough to be read to the last element."""
+        limit = self.max_elements
+        return limit is None or all(
+            tensor.numel() <= limit for tensor in tensors if isinstance(tensor, torch.Tensor)
+        )
+
     def measure(self, place: Place, tensor: torch.Tensor) -> Reading | None:
         """Measure a tensor; what has no numbers is booked with its reason and gives None."""
         try:
-            return measure(tensor, full=self.full)
+            return self._measure(tensor, full=self.full)
         except Unmeasurable as error:
             place.unmeasurable = str(error)
             return None
@@ -187,5 +204,6 @@ def _to_record(place: Place, entry: Entry, **where: Any) -> Record:
         fan_out=fan_out,
         linear_input=entry.linear_input,
         exponents=reading.exponents,
+        sampling=find_sampling(entry.reading),
         **where,
     )

@@ -2,11 +2,22 @@
 
 `measure` picks the implementation: a fast path for dense floating-point tensors on the CPU, a path
 without host synchronisation for other devices. Both are held against `reference.measure`, which is
-slow and obvious. Layouts that have no dense numbers raise `Unmeasurable` with the reason.
+slow and obvious. `Sampler` reads large tensors in part. Layouts that have no dense numbers raise
+`Unmeasurable` with the reason.
 """
 
 from varprobe.statistics.linear_input import measure_linear_input
-from varprobe.statistics.measure import Reading, measure, read
+from varprobe.statistics.measure import measure
+from varprobe.statistics.sampling import Reading, Sampler, find_sampling, read
 from varprobe.statistics.tensors import Unmeasurable, shape_of
 
-__all__ = ["Reading", "Unmeasurable", "measure", "measure_linear_input", "read", "shape_of"]
+__all__ = [
+    "Reading",
+    "Sampler",
+    "Unmeasurable",
+    "find_sampling",
+    "measure",
+    "measure_linear_input",
+    "read",
+    "shape_of",
+]

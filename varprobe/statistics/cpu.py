@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import torch
 
 from varprobe.statistics.reading import HostReading
-from varprobe.statistics.tensors import Unmeasurable, is_bare
+from varprobe.statistics.tensors import Unmeasurable, flatten, is_bare
 
 
 class MeasureDense(Protocol):
@@ -52,21 +52,10 @@ def measure(values: torch.Tensor, *, full: bool) -> HostReading:
     elements are left out; subnormal elements of float32, bfloat16 and float64 share the lowest bin.
     """
     _require_storage(values)
-    return _measure_dense(_lay_out(values), full=full)
+    return _measure_dense(flatten(values), full=full)
 
 
 def _require_storage(tensor: torch.Tensor) -> None:
     # torch itself would read at an address near zero, and the process would end there.
     if tensor.untyped_storage().nbytes() == 0 and tensor.numel():
         raise Unmeasurable("its storage was freed")
-
-
-def _lay_out(values: torch.Tensor) -> torch.Tensor:
-    # Moments do not depend on the order of the elements, so that memory which is dense in some
-    # other order (channels last, a transpose) is read as it lies, without a copy.
-    if values.is_neg():  # a sign yet to be applied, as of the imaginary part of a conjugate
-        values = values.resolve_neg()
-    if values.is_contiguous():
-        return values
-    dims = sorted(range(values.dim()), key=values.stride, reverse=True)
-    return values.permute(dims).contiguous()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from varprobe.statistics.quiet import quiet
-from varprobe.statistics.reading import HostReading
+from varprobe.statistics.reading import HostReading, find_power_of_two
 
 EXPONENT_RANGE = (-1080, 1030)
 """Exponents that frexp can return for float64; the histogram has one bin for each."""
@@ -24,6 +24,7 @@ class DeviceReading:
 
     numbers: torch.Tensor
     bins: torch.Tensor | None
+    has_zeros: bool
 
     def merge(self, other: DeviceReading) -> DeviceReading:
         """Return the reading of both sets of elements together (Chan's merge), on the device."""
@@ -32,7 +33,30 @@ class DeviceReading:
             bins = None
             if self.bins is not None and other.bins is not None:
                 bins = self.bins + other.bins.to(self.bins.device)
-        return DeviceReading(numbers, bins)
+        return DeviceReading(numbers, bins, self.has_zeros and other.has_zeros)
+
+    def divide(self, scale: float) -> DeviceReading:
+        """Return the reading of the elements divided by ``scale``, on the device."""
+        with quiet(self.numbers):
+            numbers = self.numbers.clone()
+            numbers[1:4] /= scale
+            numbers[2] /= scale
+            power = find_power_of_two(scale)
+            bins = None if self.bins is None or power is None else _shift(self.bins, power)
+        return DeviceReading(numbers, bins, self.has_zeros)
+
+    def extrapolate(self, numel: int) -> DeviceReading:
+        """Return the reading of ``numel`` elements of which these are a sample, on the device.
+
+        The largest magnitude remains that of the sample.
+        """
+        with quiet(self.numbers):
+            finite, mean, m2, abs_max, zeros, nan, inf = self.numbers.unbind()
+            factor = numel / (finite + nan + inf)
+            scaled = [m2 * factor, abs_max, *torch.stack([zeros, nan, inf]).mul(factor).round()]
+            numbers = torch.stack([numel - scaled[3] - scaled[4], mean, *scaled])
+            bins = None if self.bins is None else (self.bins * factor).round().long()
+        return DeviceReading(numbers, bins, self.has_zeros)
 
     def read(self) -> HostReading:
         """Bring the numbers to the host; this is the one place that waits for the device."""
@@ -44,7 +68,7 @@ class DeviceReading:
             abs_max=abs_max,
             nan=int(nan),
             inf=int(inf),
-            zeros=int(zeros) if self.bins is not None else None,
+            zeros=int(zeros) if self.has_zeros else None,
             exponents=None if self.bins is None else _list_bins(self.bins),
         )
 
@@ -64,7 +88,14 @@ def measure(values: torch.Tensor, *, implicit_zeros: int, full: bool) -> DeviceR
     abs_max = clean.abs().max() if numbers.numel() else torch.zeros_like(count)
     zeros = (numbers == 0).sum(dtype=torch.float64) + implicit_zeros
     vector = torch.stack([count, mean, m2, abs_max, zeros, nan, inf])
-    return DeviceReading(vector, _count_exponents(clean) if full else None)
+    return DeviceReading(vector, _count_exponents(clean) if full else None, full)
+
+
+def _shift(bins: torch.Tensor, power: int) -> torch.Tensor:
+    # Exponents that leave the range share its end, as they do when they are counted.
+    lowest, highest = EXPONENT_RANGE
+    index = torch.arange(lowest, highest + 1, device=bins.device).sub_(power)
+    return torch.zeros_like(bins).scatter_add_(0, index.clamp_(lowest, highest).sub_(lowest), bins)
 
 
 def _list_bins(bins: torch.Tensor) -> dict[int, int]:

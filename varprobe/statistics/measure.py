@@ -1,4 +1,4 @@
-"""The one interface: `measure` a tensor, `read` what it yielded."""
+"""The one interface: `measure` a tensor, whatever it is made of."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from varprobe.statistics.quiet import everything_off, is_anything_active
 from varprobe.statistics.reading import HostReading
 from varprobe.statistics.tensors import is_plain, to_dense
 
-Reading = HostReading | device.DeviceReading
+WholeReading = HostReading | device.DeviceReading
 
 
-def measure(tensor: torch.Tensor, *, full: bool) -> Reading:
+def measure(tensor: torch.Tensor, *, full: bool) -> WholeReading:
     """Measure one tensor at once, leaving nothing alive of it.
 
     Parameters
@@ -25,7 +25,7 @@ def measure(tensor: torch.Tensor, *, full: bool) -> Reading:
 
     Returns
     -------
-    Reading
+    HostReading or DeviceReading
         On the host for a CPU tensor, on the device for others, so that nothing waits.
 
     Raises
@@ -50,8 +50,3 @@ def measure(tensor: torch.Tensor, *, full: bool) -> Reading:
         return reading
     absent = HostReading(implicit_zeros, 0.0, 0.0, 0.0)
     return reading.merge(absent._replace(zeros=implicit_zeros, exponents={}) if full else absent)
-
-
-def read(reading: Reading) -> HostReading:
-    """Return the reading on the host."""
-    return reading.read() if isinstance(reading, device.DeviceReading) else reading

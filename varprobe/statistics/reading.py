@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -66,3 +67,45 @@ class HostReading(NamedTuple):
             zeros,
             merge_exponents(self.exponents, other.exponents),
         )
+
+    def divide(self, scale: float) -> HostReading:
+        """Return the reading of the elements divided by ``scale``."""
+        return self._replace(
+            mean=self.mean / scale,
+            m2=self.m2 / scale / scale,
+            abs_max=self.abs_max / scale,
+            exponents=_shift(self.exponents, find_power_of_two(scale)),
+        )
+
+    def extrapolate(self, numel: int) -> HostReading:
+        """Return the reading of ``numel`` elements of which these are a sample.
+
+        The largest magnitude remains that of the sample.
+        """
+        factor = numel / (self.finite + self.nan + self.inf)
+        nan, inf = round(self.nan * factor), round(self.inf * factor)
+        finite = numel - nan - inf
+        exponents = self.exponents
+        return self._replace(
+            finite=finite,
+            m2=self.m2 * (finite / max(self.finite, 1)),
+            nan=nan,
+            inf=inf,
+            zeros=None if self.zeros is None else round(self.zeros * factor),
+            exponents=None
+            if exponents is None
+            else {exponent: round(count * factor) for exponent, count in exponents.items()},
+        )
+
+
+def find_power_of_two(scale: float) -> int | None:
+    """Return e with scale = 2**e; None if there is none."""
+    mantissa, exponent = math.frexp(scale)
+    return exponent - 1 if mantissa == 0.5 else None
+
+
+def _shift(exponents: Mapping[int, int] | None, power: int | None) -> dict[int, int] | None:
+    # A histogram over powers of two can be moved by whole powers only; those of AMP are.
+    if exponents is None or power is None:
+        return None
+    return {exponent - power: count for exponent, count in exponents.items()}

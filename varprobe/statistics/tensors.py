@@ -80,6 +80,19 @@ def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
     return (tensor.numel(),) if tensor.is_nested else tuple(tensor.shape)
 
 
+def flatten(values: torch.Tensor) -> torch.Tensor:
+    """Return the elements in one row, in the order in which they lie in memory.
+
+    Memory that is dense in some order (channels last, a transpose) is not copied.
+    """
+    if values.is_neg():  # a sign yet to be applied, as of the imaginary part of a conjugate
+        values = values.resolve_neg()
+    if values.is_contiguous():
+        return values.view(-1)
+    dims = sorted(range(values.dim()), key=values.stride, reverse=True)
+    return values.permute(dims).reshape(-1)
+
+
 def to_dense(tensor: torch.Tensor) -> Dense:
     """Return the numbers of ``tensor`` as a plain floating-point tensor on its own device.
 

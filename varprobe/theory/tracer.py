@@ -21,8 +21,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from varprobe.modules import walk_tensors
+from varprobe.observation.hooks import observe_modules
 from varprobe.observation.preservation import preserved_attributes, preserved_random_states
-from varprobe.probe import observe_modules
 from varprobe.theory.rules.pointwise import is_pointwise
 from varprobe.theory.rules.registry import Rule, find_module_rule, find_rule
 
