@@ -48,7 +48,7 @@ class KernelBuildHook(BuildHookInterface[Any]):
             build_data["tag"] = f"cp311-abi3-{_name_platform()}"
             build_data["force_include"][binary] = str(binary.relative_to(self._directory))
 
-    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+    def finalize(self, *_: object) -> None:
         """Remove what was compiled; hatchling calls this when the wheel is complete."""
         shutil.rmtree(self._directory)
 

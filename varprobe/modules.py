@@ -19,6 +19,9 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 WRAPPER_SEGMENTS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 """Name segments that torch's own wrappers insert: compile, FSDP1, activation checkpointing."""
 
+_RECLASSING_PACKAGES = ("torch.distributed.fsdp", "torch.distributed._composable")
+"""Where the classes are from that ``fully_shard`` and ``replicate`` mix into a module's own."""
+
 MAX_NESTING = 16
 """Depth at which the walk through an output structure stops: a cycle, not a structure."""
 
@@ -80,6 +83,25 @@ def _clean(raw: str, wrapped: set[str]) -> str:
         if segment not in WRAPPER_SEGMENTS and path not in wrapped:
             kept.append(segment)
     return ".".join(kept)
+
+
+def name_kind(module: nn.Module) -> str:
+    """Return the class name of a module; that of the user's class where FSDP made a subclass."""
+    kind: type[object] = type(module)
+    if kind.__module__.startswith(_RECLASSING_PACKAGES):
+        own = (c for c in kind.__mro__ if not c.__module__.startswith(_RECLASSING_PACKAGES))
+        kind = next(own)
+    return kind.__name__
+
+
+def find_fully_sharded(model: nn.Module) -> set[int]:
+    """Return the ids of the parameters that FSDP gathers and reduces, in either version."""
+    return {
+        id(parameter)
+        for module in model.modules()
+        if any(c.__module__.startswith(_RECLASSING_PACKAGES[0]) for c in type(module).__mro__)
+        for parameter in module.parameters()
+    }
 
 
 def own_parameters(

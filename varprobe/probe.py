@@ -15,13 +15,15 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from varprobe.errors import NothingRecordedError, ProbeStateError, UnknownNameError
 from varprobe.modules import (
     WEIGHTED,
     compute_fans,
+    find_fully_sharded,
     is_lazy,
+    name_kind,
     name_modules,
     own_parameters,
     walk_tensors,
@@ -29,12 +31,15 @@ from varprobe.modules import (
 from varprobe.observation.dataflow import Dataflow
 from varprobe.observation.filters import Filters, choose_modules
 from varprobe.observation.forwards import AnyForward, Forwards, RootForward
+from varprobe.observation.gathering import gather
 from varprobe.observation.grad_scale import GradScale, Unscaling
 from varprobe.observation.gradients import GradientTaps
 from varprobe.observation.hooks import ModuleHooks
-from varprobe.observation.ledger import Ledger, Place
+from varprobe.observation.ledger import FULLY_SHARDED, Ledger, Place
+from varprobe.observation.parts import Part
 from varprobe.observation.refusals import choose_stance
-from varprobe.recording import Recording, Unobserved
+from varprobe.observation.rehearsal import is_rehearsal
+from varprobe.recording import Recording, RecordKey, Unobserved
 from varprobe.schema import SIGNALS
 from varprobe.statistics import Reading, measure_linear_input
 
@@ -215,10 +220,55 @@ class Probe:
             unobserved=tuple(self._list_unobserved()),
         )
 
+    def gather(
+        self, *, group: distributed.ProcessGroup | None = None, stage: int | None = None
+    ) -> Recording:
+        """Return what all ranks recorded, on every rank: the one collective of a probe.
+
+        Every rank of the group has to call it. Records of one site are pooled: rows of the batch
+        (data parallelism) and shards (tensor parallelism) add up, copies count once.
+
+        Parameters
+        ----------
+        group : torch.distributed.ProcessGroup, optional
+            The ranks to gather from; None for all. Without torch.distributed being initialized
+            there is one rank, and this returns `recording`.
+        stage : int, optional
+            Which stage of a pipeline this rank's model is, from 0: given by every rank, or by none.
+            The stages are put behind each other, as in the whole model.
+
+        Returns
+        -------
+        Recording
+            The same on every rank; its ``meta["world_size"]`` counts them. Gradients are those of
+            each rank's own loss, as they flow: where each of n ranks averages over an n-th of the
+            batch, they are n times those of the average over the whole batch.
+
+        Raises
+        ------
+        NothingRecordedError
+            If a rank recorded nothing (VP001); on every rank, so that none waits for another.
+        InvalidArgumentError
+            If this rank is not in ``group``, or the ranks' models differ.
+
+        Examples
+        --------
+        >>> import torch, varprobe as vp
+        >>> with vp.Probe(torch.nn.Linear(8, 4)) as probe:
+        ...     _ = probe.model(torch.randn(2, 8))
+        >>> probe.gather()
+        <Recording of Linear: 1 draw, 2 weights, 1 activations, 1 unobserved>
+        """
+        return gather(lambda: (self.recording, self.list_parts()), group=group, stage=stage)
+
+    def list_parts(self) -> dict[RecordKey, Part]:
+        """Return which parts of distributed tensors were recorded here, by the records' keys."""
+        return self._ledger.list_parts(**self._labels)
+
     def _describe(self) -> dict[str, object]:
         tensors = [*self.model.parameters(), *self.model.buffers()]
         return {
-            "model": type(self._root).__name__,
+            "model": name_kind(self._root),
             "parameters": sum(p.numel() for p in self.model.parameters() if not is_lazy(p)),
             "device": str(tensors[0].device) if tensors else "cpu",
             "dtype": str(tensors[0].dtype).removeprefix("torch.") if tensors else "float32",
@@ -233,6 +283,10 @@ class Probe:
 
     def _on_root(self, inputs: tuple[Any, ...]) -> None:
         if torch._C._current_graph_task_id() != -1:
+            return
+        if is_rehearsal():
+            self._forwards.begin(is_recorded=False)
+            self._ledger.rehearsals += 1
             return
         forward = self._forwards.begin()
         self._taps.prune()
@@ -253,6 +307,8 @@ class Probe:
         forward = self._forwards.find()
         if forward is None:
             self._ledger.early.add(name)
+            return
+        if not forward.is_recorded:
             return
         call = forward.count_call(name, has_graph=torch.is_grad_enabled())
         self._ledger.note_call(name, call)
@@ -289,7 +345,7 @@ class Probe:
         forward: RootForward,
     ) -> None:
         if "gradient" in self.signals and tensor.requires_grad and torch.is_grad_enabled():
-            place = self._ledger.find_place(name, call, path, "gradient", type(module).__name__)
+            place = self._ledger.find_place(name, call, path, "gradient", name_kind(module))
             place.awaited = True
             self._taps.tap(tensor, place, forward)
 
@@ -302,7 +358,7 @@ class Probe:
         module: nn.Module,
         args: tuple[Any, ...],
     ) -> None:
-        place = self._ledger.find_place(name, call, path, "activation", type(module).__name__)
+        place = self._ledger.find_place(name, call, path, "activation", name_kind(module))
         reading = self._reuse(tensor)
         if reading is None:
             reading = self._ledger.measure(place, tensor)
@@ -338,10 +394,10 @@ class Probe:
         return self._unscaling.apply(reading)
 
     def _measure_weights(self, names: Mapping[nn.Module, str]) -> None:
-        pooled = AnyForward()
+        pooled, sharded = AnyForward(), find_fully_sharded(self.model)
         for owner, name, parameter in own_parameters(names):
             where = names[owner], 0, name
-            kind = type(owner).__name__
+            kind = name_kind(owner)
             if "weight" in self.signals:
                 place = self._ledger.find_place(*where, "weight", kind)
                 place.fans = compute_fans(owner) if name == "weight" else None
@@ -351,6 +407,8 @@ class Probe:
             if "weight_gradient" in self.signals and parameter.requires_grad:
                 place = self._ledger.find_place(*where, "weight_gradient", kind)
                 place.awaited = True
+                if id(parameter) in sharded:
+                    place.absence = FULLY_SHARDED
                 self._taps.tap(parameter, place, pooled)
 
     def _list_unobserved(self) -> Iterator[Unobserved]:

@@ -7,7 +7,7 @@ has neither the model nor its weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +64,10 @@ class Site:
         call = "" if not self.call else f"@{'?' if self.call == UNKNOWN_CALL else self.call}"
         output = f".{self.output}" if self.output else ""
         return f"{self.module or '(root)'}{call}{output}"
+
+
+RecordKey = tuple[str, int, int, Site, int]
+"""What must agree for two records to be pooled: run, draw, step, site, backward."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +137,7 @@ class Record:
         return math.sqrt(variance) / max(self.moments.finite, 1)
 
     @property
-    def key(self) -> tuple[str, int, int, Site, int]:
+    def key(self) -> RecordKey:
         """What must agree for two records to be pooled."""
         return self.run, self.draw, self.step, self.site, self.backward
 
@@ -282,7 +286,7 @@ class Recording(Presentable):
         unobserved = dict.fromkeys(u for r in (self, *others) for u in r.unobserved)
         return Recording(
             records=tuple(pooled.values()),
-            meta=_agree([self.meta, *(other.meta for other in others)]),
+            meta=keep_agreed([self.meta, *(other.meta for other in others)]),
             unobserved=tuple(unobserved),
         )
 
@@ -338,6 +342,7 @@ class Recording(Presentable):
         return f"<Recording of {self.meta.get('model', 'a model')}: {runs}{draws}, {seen}{unseen}>"
 
 
-def _agree(metas: list[Mapping[str, object]]) -> dict[str, object]:
+def keep_agreed(metas: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    """Return the facts that are the same in all of ``metas``."""
     first, *rest = metas
     return {key: value for key, value in first.items() if all(m.get(key) == value for m in rest)}

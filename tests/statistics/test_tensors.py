@@ -22,6 +22,25 @@ class Tagged(torch.Tensor):
     """A subclass that changes nothing."""
 
 
+class Wrapper(torch.Tensor):
+    """A subclass without memory of its own, as the result of a collective that is under way."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        def unwrap(value):
+            return value.inner if isinstance(value, Wrapper) else value
+
+        result = func(*map(unwrap, args), **(kwargs or {}))
+        return Wrapper(result) if isinstance(result, torch.Tensor) else result
+
+
 class Stubborn(torch.Tensor):
     """A subclass that refuses every operation."""
 
@@ -65,6 +84,7 @@ UNUSUAL: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], Callable]] = {
     "0-dim": (lambda x: x[0, 0], lambda t: t),
     "empty": (lambda x: x[:0], lambda t: t),
     "subclass": (lambda x: x.as_subclass(Tagged), lambda t: t.as_subclass(torch.Tensor)),
+    "wrapper": (Wrapper, lambda t: t.inner),
     "expanded": (lambda x: x[:1].expand(6, 5), lambda t: t),
     "negated view": (lambda x: torch.complex(x, x).conj().imag, lambda t: t.resolve_neg()),
     "inference": (lambda x: torch.inference_mode()(lambda: x * 2)(), lambda t: t),

@@ -14,15 +14,17 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from varprobe.errors import InvalidArgumentError, NothingRecordedError, ProbeStateError
 from varprobe.modules import name_modules
 from varprobe.monitoring.calls import HookedCalls, watch_calls
 from varprobe.monitoring.sample import Sample, StepProbe, summarize
 from varprobe.observation.filters import Filters
+from varprobe.observation.gathering import gather
 from varprobe.observation.grad_scale import GradScale
-from varprobe.recording import Recording, Unobserved
+from varprobe.observation.parts import Part
+from varprobe.recording import Recording, RecordKey, Unobserved
 
 
 class Monitor:
@@ -208,6 +210,22 @@ class Monitor:
             meta={**pooled.meta, "training": True, "steps": steps, "every": self.every},
             unobserved=(*summarize(recordings), *missed),
         )
+
+    def gather(
+        self, *, group: distributed.ProcessGroup | None = None, stage: int | None = None
+    ) -> Recording:
+        """Return what all ranks recorded, on every rank; see `varprobe.Probe.gather`.
+
+        Steps have to be the same on all ranks: give every rank's monitor the same ``every`` and
+        ``max_steps``, and call `step` alike.
+        """
+        return gather(self._read_share, group=group, stage=stage)
+
+    def _read_share(self) -> tuple[Recording, dict[RecordKey, Part]]:
+        with self._lock:
+            recording = self.recording
+            parts = [sample.probe.list_parts() for sample in self._samples]
+        return recording, {key: part for known in parts for key, part in known.items()}
 
     def __repr__(self) -> str:
         kept = f"{len(self._samples)} of {self._count_steps()} steps kept"

@@ -18,9 +18,10 @@ from varprobe.recording import UNKNOWN_CALL
 class RootForward:
     """One forward of the root module; it lives as long as a graph that it made."""
 
-    __slots__ = ("__weakref__", "_again", "_calls", "_graphless", "_passes")
+    __slots__ = ("__weakref__", "_again", "_calls", "_graphless", "_passes", "is_recorded")
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_recorded: bool = True) -> None:
+        self.is_recorded = is_recorded
         self._calls: Counter[str] = Counter()
         self._graphless: defaultdict[str, list[int]] = defaultdict(list)
         self._again: Counter[tuple[str, int]] = Counter()
@@ -96,9 +97,9 @@ class Forwards:
         self._of_thread = threading.local()
         self._latest: RootForward | None = None
 
-    def begin(self) -> RootForward:
+    def begin(self, *, is_recorded: bool = True) -> RootForward:
         """Begin a forward in this thread."""
-        forward = RootForward()
+        forward = RootForward(is_recorded=is_recorded)
         with self._lock:
             self._alive[next(self._serial)] = forward
             self._latest = self._of_thread.forward = forward

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from varprobe.moments import LinearInput, merge_linear_inputs
-from varprobe.recording import Record, Site, Unobserved
+from varprobe.observation.parts import Part, find_part
+from varprobe.recording import Record, RecordKey, Site, Unobserved
 from varprobe.statistics import (
     Reading,
     Sampler,
@@ -26,6 +27,11 @@ from varprobe.statistics import (
     shape_of,
 )
 
+FULLY_SHARDED = (
+    "FSDP gathers the parameter and reduces its gradient out of autograd's sight; read it from "
+    "parameter.grad after the backward pass"
+)
+
 
 @dataclass(slots=True)
 class Entry:
@@ -34,6 +40,7 @@ class Entry:
     reading: Reading
     shape: tuple[int, ...]
     linear_input: LinearInput | None = None
+    part: Part | None = None
 
 
 class Place:
@@ -43,7 +50,7 @@ class Place:
     is made once.
     """
 
-    __slots__ = ("awaited", "entries", "fans", "kind", "site", "unmeasurable")
+    __slots__ = ("absence", "awaited", "entries", "fans", "kind", "site", "unmeasurable")
 
     def __init__(self, site: Site, kind: str) -> None:
         self.site = site
@@ -52,6 +59,10 @@ class Place:
         self.entries: dict[int, Entry] = {}
         """By the index among the backward passes that reached one forward; 0 without any."""
         self.awaited = False
+        self.absence = (
+            "the loss does not depend on it, or no backward pass ran while the probe was on"
+        )
+        """The reason why what is awaited may stay away."""
         self.unmeasurable = ""
         """The reason why a tensor of this place could not be measured."""
 
@@ -71,6 +82,8 @@ class Ledger:
         """Calls by module inside a backward pass: activation checkpointing computing again."""
         self.opaque: dict[str, str] = {}
         """Modules whose output holds no tensor, and the output's class."""
+        self.rehearsals = 0
+        """Forwards that were none, see `varprobe.observation.rehearsal`."""
         self._lock = threading.RLock()
 
     def note_call(self, module: str, call: int) -> None:
@@ -117,7 +130,9 @@ class Ledger:
         with self._lock:
             entry = place.entries.get(backward)
             if entry is None:
-                place.entries[backward] = Entry(reading, shape_of(tensor), linear_input)
+                place.entries[backward] = Entry(
+                    reading, shape_of(tensor), linear_input, find_part(tensor)
+                )
                 return
             entry.reading = entry.reading.merge(reading)  # type: ignore[arg-type]
             entry.shape = shape_of(tensor)
@@ -145,6 +160,16 @@ class Ledger:
             ]
         return tuple(sorted(records, key=lambda record: record.depth))
 
+    def list_parts(self, *, run: str, draw: int, step: int) -> dict[RecordKey, Part]:
+        """Return which part of a distributed tensor is here, by the keys of the records."""
+        with self._lock:
+            return {
+                (run, draw, step, place.site, number): entry.part
+                for place in self._places.values()
+                for number, entry in place.entries.items()
+                if entry.part is not None
+            }
+
     def _find_depth(self, site: Site) -> int:
         # A parameter has the depth of its module's first call, and so has a call without index.
         first = self._depths.get((site.module, 0), len(self._depths))
@@ -153,6 +178,9 @@ class Ledger:
     def list_unobserved(self, names: Mapping[nn.Module, str]) -> Iterator[Unobserved]:
         """Yield what was expected of these modules and did not come, each with its reason."""
         yield from self._list_uncalled(names)
+        if self.rehearsals:
+            reason = "forwards by which a pipeline stage learned its tensors' shapes, left out"
+            yield Unobserved(module="", reason=f"{reason}: {self.rehearsals}")
         for name in sorted(self.early):
             reason = "called before the model itself was; that call was not measured"
             yield Unobserved(module=name, reason=reason)
@@ -167,8 +195,7 @@ class Ledger:
             if place.unmeasurable:
                 yield _report(place.site, place.unmeasurable)
             elif place.awaited and not place.entries:
-                reason = "none arrived; the loss does not depend on it, or no backward pass ran "
-                yield _report(place.site, f"{reason}while the probe was on")
+                yield _report(place.site, f"none arrived; {place.absence}")
 
     def _list_uncalled(self, names: Mapping[nn.Module, str]) -> Iterator[Unobserved]:
         called = self.called

@@ -6,5 +6,5 @@ BFLOAT16: int
 FLOAT16: int
 
 def measure(
-    address: int, count: int, format: int, full: bool, /
+    address: int, count: int, code: int, full: bool, /
 ) -> tuple[int, float, float, float, int, int, int | None, dict[int, int] | None]: ...

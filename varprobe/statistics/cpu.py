@@ -1,4 +1,4 @@
-"""Moments of a plain tensor on the CPU: by the compiled kernel, or without it by torch's own pieces.
+"""Moments of a plain tensor on the CPU: by the compiled kernel, or without it by torch's pieces.
 
 The kernel is compiled when varprobe is installed. Where that was not possible, for want of a
 compiler or of Python's headers, the pieces take its place: as exact, and several times as slow.
@@ -18,7 +18,8 @@ from varprobe.statistics.tensors import Unmeasurable, flatten, is_bare
 class MeasureDense(Protocol):
     """What the kernel and the pieces are: the reading of a contiguous tensor."""
 
-    def __call__(self, dense: torch.Tensor, *, full: bool) -> HostReading: ...
+    def __call__(self, dense: torch.Tensor, *, full: bool) -> HostReading:
+        """Return the moments; ``full`` adds zeros and a histogram."""
 
 
 def _choose() -> tuple[Literal["kernel", "pieces"], MeasureDense]:
@@ -52,7 +53,8 @@ def measure(values: torch.Tensor, *, full: bool) -> HostReading:
     elements are left out; subnormal elements of float32, bfloat16 and float64 share the lowest bin.
     """
     _require_storage(values)
-    return _measure_dense(flatten(values), full=full)
+    # A row of every other element is flat, and is no dense memory.
+    return _measure_dense(flatten(values).contiguous(), full=full)
 
 
 def _require_storage(tensor: torch.Tensor) -> None:

@@ -130,7 +130,7 @@ class Sampler:
         """
         if tensor.numel() <= self.max_elements:
             return self._measure_whole(tensor, full=full)
-        with everything_off(tensor.device.type):
+        with everything_off(tensor):
             values, implicit_zeros = to_dense(tensor)
             if implicit_zeros or values.numel() <= self.max_elements:
                 return self._measure_whole(tensor, full=full)
@@ -145,7 +145,7 @@ class Sampler:
     def _measure_whole(self, tensor: torch.Tensor, *, full: bool) -> SampledReading:
         reading = measure(tensor, full=full)
         device = reading.numbers.device if isinstance(reading, DeviceReading) else "cpu"
-        with everything_off(tensor.device.type):
+        with everything_off(tensor):
             variances = torch.zeros(2, dtype=torch.float64, device=device)
         return SampledReading(reading, 0, variances)
 

@@ -122,7 +122,9 @@ def _convert(tensor: torch.Tensor) -> Dense:
     if values.is_meta or _is_fake(values):
         raise Unmeasurable("a meta tensor has no values")
     values, implicit_zeros = _stored_values(values)
-    if type(values) is not torch.Tensor:
+    if _is_wrapper(values):
+        values = torch.empty(values.shape, dtype=values.dtype, device=values.device).copy_(values)
+    elif type(values) is not torch.Tensor:
         values = values.as_subclass(torch.Tensor)
     if values.is_complex():
         values = torch.view_as_real(values.resolve_conj())
@@ -147,6 +149,12 @@ def _local(tensor: torch.Tensor) -> torch.Tensor:
         raise Unmeasurable("a DTensor with Partial placement: this rank holds only a summand")
     local: torch.Tensor = tensor.to_local()  # type: ignore[attr-defined]
     return local
+
+
+def _is_wrapper(tensor: torch.Tensor) -> bool:
+    # Its class says what operations do, and has no memory of its own or not this: the result of a
+    # collective that is under way, as layers of tensor parallelism return it.
+    return torch._C._dispatch_keys(tensor).has(torch._C.DispatchKey.Python)
 
 
 def _is_fake(tensor: torch.Tensor) -> bool:
