@@ -52,10 +52,12 @@ def main(chosen: list[str]) -> int:
         _explain(console, f"{library} {name}", result)
     seen = sum(not result.problems for result in results.values())
     judged = sum(not result.failures for result in results.values())
+    predicted = sum(result.reached == 1.0 for result in results.values())
     total = len(results)
     libraries = len({library for library, _ in results})
     console.print(
-        f"probe {seen}/{total}, theory and verdict {judged}/{total}: "
+        f"probe {seen}/{total}, theory and verdict {judged}/{total}, "
+        f"predicted without an unknown row {predicted}/{total}: "
         f"{total} architectures of {libraries} libraries"
     )
     return 2 * total - seen - judged
