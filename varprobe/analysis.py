@@ -185,10 +185,21 @@ class Analysis(Presentable):
     prediction: Prediction | None
     sites: tuple[SiteAnalysis, ...]
 
-    def select(self, *, signal: str, run: str | None = None) -> tuple[SiteAnalysis, ...]:
-        """Return the sites of one signal, of one run or of all."""
+    def select(
+        self, *, signal: str, run: str | None = None, operations: bool = False
+    ) -> tuple[SiteAnalysis, ...]:
+        """Return the sites of one signal, of one run or of all.
+
+        What a module computes on its way to its output (``ops`` of `varprobe.Probe`) is left out
+        unless ``operations`` asks for it: such results may be masked with infinities, or be of any
+        scale, by design.
+        """
         return tuple(
-            s for s in self.sites if s.site.signal == signal and (run is None or s.first.run == run)
+            s
+            for s in self.sites
+            if s.site.signal == signal
+            and (run is None or s.first.run == run)
+            and (operations or not s.site.is_operation)
         )
 
     def select_weighted(self, *, signal: str, run: str | None = None) -> tuple[SiteAnalysis, ...]:
@@ -349,6 +360,8 @@ def _compute_chis(groups: Sequence[Sequence[Record]]) -> dict[tuple[str, int, Si
         record, site = records[0], records[0].site
         if site.signal != "gradient" or site.module not in owners or record.backward:
             continue
+        if site.is_operation:
+            continue  # it lies inside of the layer
         here = geometric_mean(r.moments.second_moment for r in records)
         previous = before.get((record.run, record.step), NAN)
         activation = Site(module=site.module, call=site.call, output=site.output)

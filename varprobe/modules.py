@@ -150,6 +150,12 @@ def walk_tensors(output: object) -> Iterator[tuple[str, torch.Tensor]]:
         yield ".".join(path), tensor
 
 
+def list_tensors(output: object) -> list[tuple[str, torch.Tensor]]:
+    """Return what `walk_tensors` yields."""
+    # Most modules return one tensor: nothing to walk through.
+    return [("", output)] if isinstance(output, torch.Tensor) else list(walk_tensors(output))
+
+
 def _walk(
     value: object, path: tuple[str, ...], above: frozenset[int]
 ) -> Iterator[tuple[tuple[str, ...], torch.Tensor]]:

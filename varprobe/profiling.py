@@ -43,6 +43,7 @@ def profile(
     stats: str = "full",
     include: Filters | None = None,
     exclude: Filters = (),
+    ops: bool = False,
     run: str = "",
     compiled: str = "error",
     progress: Callable[[int], object] | None = None,
@@ -77,6 +78,8 @@ def profile(
         As in `varprobe.Probe`.
     include, exclude : str, class, callable, or sequence of these
         Which modules to record, as in `varprobe.Probe`.
+    ops : bool
+        Also record what functions return within the modules, as in `varprobe.Probe`.
     run : str
         Label of the records; the initialization's name if there is one.
     compiled : {"error", "eager"}
@@ -135,6 +138,7 @@ def profile(
                 signals=SIGNALS,
                 include=include,
                 exclude=exclude,
+                ops=ops,
                 compiled=compiled,
                 run=label,
                 draw=draw,

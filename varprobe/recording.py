@@ -44,7 +44,8 @@ class Site:
         0, 1, … : which call of the module within one root forward; `UNKNOWN_CALL` if not known.
     output : str
         Path in the output structure ("" for a bare tensor, else "0", "logits", "past.1.0"); for
-        weight and weight_gradient the parameter's name.
+        weight and weight_gradient the parameter's name; for an operation its name, with a number
+        for the second of its kind in the call: "relu()", "add()", "add().1".
     signal : str
         One of `varprobe.schema.SIGNALS`.
 
@@ -59,6 +60,11 @@ class Site:
     call: int = 0
     output: str = ""
     signal: str = "activation"
+
+    @property
+    def is_operation(self) -> bool:
+        """Whether it is the result of an operation in the module, not the module's output."""
+        return "()" in self.output
 
     def __str__(self) -> str:
         call = "" if not self.call else f"@{'?' if self.call == UNKNOWN_CALL else self.call}"
@@ -83,7 +89,7 @@ class Record:
     site : Site
         Which tensor.
     kind : str
-        Class name of the module.
+        Class name of the module, or name of the operation.
     moments : Moments
         What was measured.
     shape : tuple of int

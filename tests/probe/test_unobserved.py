@@ -152,6 +152,18 @@ class TestCalls:
         lines = list_unobserved(Model(), torch.randn(5, 6))
         assert lines == ["part: output: no tensor was found in what it returns, a Cache"]
 
+    def test_one_of_two_results_of_a_function_may_get_no_gradient(self) -> None:
+        class Spread(nn.Module):
+            def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+                return torch.var_mean(x, 1)
+
+        model = nn.Sequential(nn.Linear(6, 6), Spread())
+        with Probe(model, signals=("gradient",)) as probe:
+            score(model(torch.randn(5, 6))[0]).backward()
+        assert {str(r.site) for r in probe.recording} == {"0", "1.0", "(root).0"}
+        missing = {str(u).split(": none")[0] for u in probe.recording.unobserved}
+        assert missing == {"1.1: gradient", "(root).1: gradient"}
+
     def test_gradients_that_never_arrive_are_listed(self) -> None:
         class Model(Heads):
             def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

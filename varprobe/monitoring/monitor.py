@@ -45,7 +45,7 @@ class Monitor:
     every : int
         Sample the steps 0, ``every``, 2 ``every``, … As an attribute, the interval that is in
         force now; see ``max_steps``.
-    stats, signals, include, exclude, grad_scale, max_elements, compiled, run
+    stats, signals, include, exclude, grad_scale, max_elements, ops, compiled, run
         As for `varprobe.Probe`. With ``compiled="eager"`` the sampled steps run in eager mode, and
         all others as compiled.
     max_steps : int
@@ -87,6 +87,7 @@ class Monitor:
         exclude: Filters = (),
         grad_scale: GradScale | None = None,
         max_elements: int | None = None,
+        ops: bool = False,
         max_steps: int = 200,
         compiled: str = "error",
         run: str = "",
@@ -106,6 +107,7 @@ class Monitor:
             exclude=exclude,
             grad_scale=grad_scale,
             max_elements=max_elements,
+            ops=ops,
             compiled=compiled,
             run=run,
         )

@@ -25,9 +25,9 @@ class Dataflow:
         self._known: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
         self._receivers: defaultdict[int, set[str]] = defaultdict(set)
         self._makers: set[str] = set()
-        self._learn(tensor for tensor in model.parameters() if not is_lazy(tensor))
-        self._learn(model.buffers())
-        self._learn(tensor for _, tensor in walk_tensors(inputs))
+        self.learn(tensor for tensor in model.parameters() if not is_lazy(tensor))
+        self.learn(model.buffers())
+        self.learn(tensor for _, tensor in walk_tensors(inputs))
 
     def follow(self, name: str, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         """Book one call of a module."""
@@ -44,7 +44,7 @@ class Dataflow:
         has_parts = any(child != "parametrizations" for child, _ in module.named_children())
         if has_parts and not all(self._knows(tensor) for tensor in outputs):
             self._makers.add(name)
-        self._learn(outputs)
+        self.learn(outputs)
 
     def list_unobserved(self, called: Collection[str]) -> Iterator[Unobserved]:
         """Yield the modules with operations of their own; ``called`` are those that ran."""
@@ -55,7 +55,8 @@ class Dataflow:
                 reason="operations of its own (functions, additions, views) have no record",
             )
 
-    def _learn(self, tensors: Iterable[torch.Tensor]) -> None:
+    def learn(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Book tensors that need no explanation, as they are now."""
         for tensor in tensors:
             self._known[id(tensor)] = weakref.ref(tensor), _read_version(tensor)
 

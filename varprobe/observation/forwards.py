@@ -12,16 +12,28 @@ import weakref
 from collections import Counter, defaultdict
 from typing import NamedTuple
 
+import torch
+
 from varprobe.recording import UNKNOWN_CALL
 
 
 class RootForward:
     """One forward of the root module; it lives as long as a graph that it made."""
 
-    __slots__ = ("__weakref__", "_again", "_calls", "_graphless", "_passes", "is_recorded")
+    __slots__ = (
+        "__weakref__",
+        "_again",
+        "_calls",
+        "_graphless",
+        "_passes",
+        "has_graph",
+        "is_recorded",
+    )
 
     def __init__(self, *, is_recorded: bool = True) -> None:
         self.is_recorded = is_recorded
+        self.has_graph = torch.is_grad_enabled()
+        """Whether gradients were on when it began."""
         self._calls: Counter[str] = Counter()
         self._graphless: defaultdict[str, list[int]] = defaultdict(list)
         self._again: Counter[tuple[str, int]] = Counter()
@@ -38,6 +50,10 @@ class RootForward:
         if not has_graph:
             self._graphless[module].append(call)
         return call
+
+    def next_call(self, module: str) -> int:
+        """Return the index of the call of a module that is running, or comes next."""
+        return self._calls[module]
 
     def list_graphless(self, module: str) -> list[int]:
         """Return the calls of a module that ran without a graph."""

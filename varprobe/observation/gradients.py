@@ -125,7 +125,9 @@ class _Tap:
             owner.through_base.update(dict.fromkeys(self.labels))
         owner.on_gradient(self.labels, gradient, number)
 
-    def __call__(self, gradient: torch.Tensor) -> None:
+    def __call__(self, gradient: torch.Tensor | None) -> None:
+        if gradient is None:
+            return  # of two results of one function the loss depends on the other
         number = self.number_pass()
         self.delivered.add(number)
         self.deliver(gradient, number)
@@ -155,8 +157,8 @@ class _BaseTap:
         self._base_layout = base.size(), base.stride()
         self._watch, self._version = _watch_version(view), view._version
 
-    def __call__(self, gradient: torch.Tensor) -> None:
-        if self._watch._version == self._version:
+    def __call__(self, gradient: torch.Tensor | None) -> None:
+        if gradient is None or self._watch._version == self._version:
             return
         number = self._tap.number_pass()
         if number in self._tap.delivered:
@@ -168,7 +170,7 @@ class _BaseTap:
         self._tap.deliver(part, number, through_base=True)
 
 
-def _hook(tensor: torch.Tensor, call: Callable[[torch.Tensor], None]) -> RemovableHandle:
+def _hook(tensor: torch.Tensor, call: Callable[[torch.Tensor | None], None]) -> RemovableHandle:
     handle: RemovableHandle = tensor.register_hook(call)  # type: ignore[no-untyped-call]
     return handle
 

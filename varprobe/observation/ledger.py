@@ -75,7 +75,7 @@ class Ledger:
         self.max_elements = max_elements
         self._measure = measure if max_elements is None else Sampler(max_elements).measure
         self._places: dict[tuple[str, int, str, str], Place] = {}
-        self._depths: dict[tuple[str, int], int] = {}
+        self._depths: dict[tuple[str, int, str], int] = {}
         self.early: set[str] = set()
         """Modules that were called before the root was: nothing of that is measured."""
         self.recomputed: Counter[str] = Counter()
@@ -86,11 +86,12 @@ class Ledger:
         """Forwards that were none, see `varprobe.observation.rehearsal`."""
         self._lock = threading.RLock()
 
-    def note_call(self, module: str, call: int) -> None:
-        """Book a call; the order of the first ones is the depth of the records."""
-        if (module, call) not in self._depths:
+    def note_call(self, module: str, call: int, operation: str = "") -> None:
+        """Book a call, or an operation in it; the order of the first ones is the records' depth."""
+        key = module, call, operation
+        if key not in self._depths:
             with self._lock:
-                self._depths.setdefault((module, call), len(self._depths))
+                self._depths.setdefault(key, len(self._depths))
 
     def find_place(self, module: str, call: int, output: str, signal: str, kind: str) -> Place:
         """Return the place of a site, the same one each time."""
@@ -141,7 +142,7 @@ class Ledger:
     @property
     def called(self) -> set[str]:
         """Names of the modules that were called within a forward of the root."""
-        return {module for module, _ in self._depths}
+        return {module for module, _, _ in self._depths}
 
     def has_any(self, signal: str) -> bool:
         """Tell whether anything of this signal was measured."""
@@ -172,8 +173,9 @@ class Ledger:
 
     def _find_depth(self, site: Site) -> int:
         # A parameter has the depth of its module's first call, and so has a call without index.
-        first = self._depths.get((site.module, 0), len(self._depths))
-        return self._depths.get((site.module, site.call), first)
+        first = self._depths.get((site.module, 0, ""), len(self._depths))
+        operation = site.output if site.is_operation else ""
+        return self._depths.get((site.module, site.call, operation), first)
 
     def list_unobserved(self, names: Mapping[nn.Module, str]) -> Iterator[Unobserved]:
         """Yield what was expected of these modules and did not come, each with its reason."""

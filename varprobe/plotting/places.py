@@ -60,9 +60,13 @@ def find_places(sources: Sequence[Recording | Prediction], modules: Modules) -> 
             '"gradient", "weight")).'
         )
     names, meaning = _choose_modules({row.site.module for row in rows}, sources, modules)
+    if modules == "weighted":
+        rows = [row for row in rows if not row.site.is_operation]
+    elif modules == "leaves" and any(row.site.is_operation for row in rows):
+        meaning = f"{meaning} and operations"
     depths: dict[Site, int] = {}
     for row in rows:
-        if row.site.module in names:
+        if row.site.module in names or (modules == "leaves" and row.site.is_operation):
             place = replace(row.site, signal="activation")
             depths[place] = min(row.depth, depths.get(place, row.depth))
     return Places(tuple(sorted(depths, key=depths.__getitem__)), meaning)

@@ -196,7 +196,7 @@ def _list_details(analysis: Analysis) -> tuple[Section, ...]:
     sections = []
     for run in analysis.recording.runs:
         for signal in SIGNALS:
-            sites = analysis.select(signal=signal, run=run)
+            sites = analysis.select(signal=signal, run=run, operations=True)
             if sites:
                 title = f"{run}: {QUANTITIES[signal].name}" if run else QUANTITIES[signal].name
                 table = build_full_table(sites)

@@ -34,10 +34,15 @@ def is_anything_active() -> bool:
         torch.is_inference_mode_enabled()
         or torch._C._is_any_autocast_enabled()
         or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._len_torch_function_stack() > 0
+        or _is_torch_function_active()
         or torch._C._functorch.peek_interpreter_stack() is not None
         or forward_ad._current_level >= 0
     )
+
+
+def _is_torch_function_active() -> bool:
+    is_disabled = torch._C._is_torch_function_all_disabled()
+    return torch._C._len_torch_function_stack() > 0 and not is_disabled
 
 
 @contextmanager

@@ -22,9 +22,8 @@ import torch
 
 from varprobe.errors import InvalidArgumentError
 from varprobe.moments import Sampling
-from varprobe.statistics.device import DeviceReading
 from varprobe.statistics.measure import WholeReading, measure
-from varprobe.statistics.quiet import everything_off, quiet
+from varprobe.statistics.quiet import quiet
 from varprobe.statistics.reading import HostReading
 from varprobe.statistics.tensors import flatten, to_dense
 
@@ -38,32 +37,37 @@ squares, here 170. More is for what is unevenly spread: where one channel of hun
 the energy, a few dozen cells meet it by chance only, and do not know what they missed."""
 
 
+SQUARE_RANGE = (1e-15, 1e15)
+"""Largest magnitudes whose squares, and sums of a cell of them, are normal float32 numbers."""
+
+
 class SampledReading(NamedTuple):
     """The reading of tensors that were read in part, as if it were of all their elements."""
 
     reading: WholeReading
-    skipped: int
+    skipped: int = 0
     """Elements that were not read."""
-    variances: torch.Tensor
-    """Of the sum of all elements and of the sum of their squares, on the tensor's device."""
+    variances: torch.Tensor | None = None
+    """Of the sum of all elements and of the sum of their squares, on the tensor's device; None if
+    nothing was skipped."""
 
     def merge(self, other: SampledReading) -> SampledReading:
         """Return the reading of both; they were sampled independently of each other."""
-        with quiet(self.variances):
-            variances = self.variances + other.variances.to(self.variances.device)
         return SampledReading(
             self.reading.merge(other.reading),  # type: ignore[arg-type]
             self.skipped + other.skipped,
-            variances,
+            _add(self.variances, other.variances),
         )
 
     def divide(self, scale: float) -> SampledReading:
         """Return the reading of the elements divided by ``scale``."""
-        with quiet(self.variances):
-            variances = self.variances / scale / scale
-            variances[1] /= scale
-            variances[1] /= scale
-        return self._replace(reading=self.reading.divide(scale), variances=variances)
+        variances = self.variances
+        if variances is not None:
+            with quiet(variances):
+                variances = variances / scale / scale
+                variances[1] /= scale
+                variances[1] /= scale
+        return SampledReading(self.reading.divide(scale), self.skipped, variances)
 
     def read(self) -> HostReading:
         """Return the numbers on the host."""
@@ -72,7 +76,7 @@ class SampledReading(NamedTuple):
     @property
     def sampling(self) -> Sampling | None:
         """How much was read, on the host; None if it was everything."""
-        if not self.skipped:
+        if self.variances is None:
             return None
         of_sum, of_squares = self.variances.tolist()
         return Sampling(
@@ -129,25 +133,20 @@ class Sampler:
         A sparse one is read whole.
         """
         if tensor.numel() <= self.max_elements:
-            return self._measure_whole(tensor, full=full)
-        with everything_off(tensor):
+            return SampledReading(measure(tensor, full=full))
+        with quiet(tensor):
             values, implicit_zeros = to_dense(tensor)
             if implicit_zeros or values.numel() <= self.max_elements:
-                return self._measure_whole(tensor, full=full)
+                return SampledReading(measure(tensor, full=full))
             flat = flatten(values)
             cells = self._pick(flat)
             if cells.device.type == "mps":
                 cells = cells.cpu()  # it has no float64
-            variances = _estimate_variances(cells, flat.numel())
-            reading = measure(cells, full=full).extrapolate(flat.numel())
-        return SampledReading(reading, flat.numel() - cells.numel(), variances)
-
-    def _measure_whole(self, tensor: torch.Tensor, *, full: bool) -> SampledReading:
-        reading = measure(tensor, full=full)
-        device = reading.numbers.device if isinstance(reading, DeviceReading) else "cpu"
-        with everything_off(tensor):
-            variances = torch.zeros(2, dtype=torch.float64, device=device)
-        return SampledReading(reading, 0, variances)
+            reading = measure(cells, full=full)
+            numbers = cells if _has_safe_squares(cells, reading) else cells.double()
+            variances = _estimate_variances(numbers, flat.numel())
+        skipped = flat.numel() - cells.numel()
+        return SampledReading(reading.extrapolate(flat.numel()), skipped, variances)
 
     def _pick(self, flat: torch.Tensor) -> torch.Tensor:
         """Return the chosen cells of a flat tensor, (cells, elements of one)."""
@@ -166,9 +165,21 @@ class Sampler:
         return self._generators[device]
 
 
+def _add(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor | None:
+    if one is None or other is None:
+        return one if other is None else other
+    with quiet(one):
+        return one + other.to(one.device)
+
+
+def _has_safe_squares(cells: torch.Tensor, reading: WholeReading) -> bool:
+    # Float32 is three times as fast as float64, and an error bar needs no more than its digits.
+    is_single = cells.dtype is torch.float32 and isinstance(reading, HostReading)
+    return is_single and SQUARE_RANGE[0] < read(reading).abs_max < SQUARE_RANGE[1]
+
+
 def _estimate_variances(cells: torch.Tensor, numel: int) -> torch.Tensor:
-    numbers = cells.double()
-    totals = torch.stack([numbers.sum(1), numbers.square().sum(1)])
+    totals = torch.stack([cells.sum(1), torch.linalg.vecdot(cells, cells)]).double()
     between = totals.diff(dim=1).square().mean(1) / 2.0
     # Of a sum over the sample, times what the sample stands for; nothing if it were everything.
     factor = numel / cells.numel()
