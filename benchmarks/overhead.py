@@ -1,7 +1,7 @@
 """What watching a training step costs, as a ratio to the bare step.
 
-    python benchmarks/overhead.py            # a few minutes
-    python benchmarks/overhead.py --quick    # under a minute, for a first impression
+    python benchmarks/overhead.py            # ten minutes
+    python benchmarks/overhead.py --quick    # two minutes, for a first impression
 
 The bare step and a watched one take turns, each with a copy of the model to itself, in one process
 on one thread, so that a busy machine hits both alike. The numbers are CPU time: the ratio of the
@@ -9,6 +9,8 @@ medians in a round; of all rounds the median, and the range in brackets.
 
 - varprobe: moments of every activation and gradient, the probe on all the time.
 - one step: the same, with a new probe for each step; putting hooks on and off is part of it.
+- every=100: a monitor that samples one step in a hundred. Means over so many steps, since a median
+  would leave out the sampled one.
 - by hand: what one writes in twenty lines; right for models without surprises.
 - torchlens: a peer that survives any model; it keeps every operation's tensors, and computes
   nothing yet.
@@ -28,7 +30,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
-from statistics import median
+from statistics import fmean, median
 from typing import NamedTuple
 
 import torch
@@ -40,6 +42,9 @@ import varprobe as vp
 ROUNDS = 5
 QUICK_ROUNDS = 3
 SIGNALS = ("activation", "gradient")
+
+EVERY = 100
+"""Steps of which a monitor samples one."""
 
 Step = Callable[[], object]
 
@@ -75,6 +80,13 @@ def watch_one_step(training: Training) -> Iterator[Step]:
             training.step()
 
     yield step
+
+
+@contextmanager
+def watch_every_hundredth_step(training: Training) -> Iterator[Step]:
+    """Yield the step under a monitor."""
+    with vp.Monitor(training.model, every=EVERY, signals=SIGNALS):
+        yield training.step
 
 
 @contextmanager
@@ -124,6 +136,7 @@ Watcher = Callable[[Training], AbstractContextManager[Step]]
 WATCHERS: dict[str, Watcher] = {
     "varprobe": watch_all_steps,
     "one step": watch_one_step,
+    "every=100": watch_every_hundredth_step,
     "by hand": watch_by_hand,
     "torchlens": watch_with_torchlens,
 }
@@ -259,20 +272,23 @@ TASKS = (
         "8×Linear(32), B=8",
         partial(build_linears, layers=8, width=32),
         partial(torch.randn, 8, 32),
-        turns=200,
+        turns=1000,
         per_record=True,
     ),
 )
 
 
+Average = Callable[[list[float]], float]
+
+
 class Round(NamedTuple):
-    """Median CPU seconds of the bare and the watched step in one round."""
+    """CPU seconds of the bare and the watched step in one round."""
 
     bare: float
     watched: float
 
 
-def alternate(bare: Step, watched: Step, turns: int) -> Round:
+def alternate(bare: Step, watched: Step, turns: int, average: Average = median) -> Round:
     """Run both steps in turn."""
     seconds: tuple[list[float], list[float]] = [], []
     for _ in range(turns):
@@ -280,13 +296,13 @@ def alternate(bare: Step, watched: Step, turns: int) -> Round:
             begin = time.process_time()
             step()
             taken.append(time.process_time() - begin)
-    return Round(*map(median, seconds))
+    return Round(*map(average, seconds))
 
 
 def measure(
-    task: Task, watchers: Mapping[str, Watcher], rounds: int, turns: int
+    task: Task, watchers: Mapping[str, Watcher], rounds: int, share: float
 ) -> dict[str, list[Round]]:
-    """Return the rounds of each watcher."""
+    """Return the rounds of each watcher; ``share`` is how much of them there is time for."""
     model, batch = task.build(), task.draw_batch()
     # As drawn by torch, gradients of the deep nets would vanish, which takes other paths.
     vp.initialize(model, "kaiming_normal")
@@ -296,7 +312,14 @@ def measure(
         gc.collect()  # what the watcher before left lying about
         with watch(Training(copy.deepcopy(model), batch)) as step:
             alternate(bare, step, turns=1)
-            taken[name] = [alternate(bare, step, turns) for _ in range(rounds)]
+            turns = share * task.turns
+            if watch is watch_every_hundredth_step:
+                stretch = EVERY * max(1, round(turns / EVERY))
+                few = range(max(1, round(share * rounds)))
+                taken[name] = [alternate(bare, step, stretch, fmean) for _ in few]
+            else:
+                run = partial(alternate, bare, step, max(2, round(turns)))
+                taken[name] = [run() for _ in range(rounds)]
     return taken
 
 
@@ -332,7 +355,7 @@ def tabulate(tasks: Sequence[Task], rounds: int, share: float) -> Iterator[str]:
     yield spell_row("training step", "bare", {name: name for name in WATCHERS})
     yield f"|---|---:|{'---:|' * len(WATCHERS)}"
     for task in tasks:
-        taken = measure(task, watchers, rounds, turns=max(2, round(share * task.turns)))
+        taken = measure(task, watchers, rounds, share)
         bare = median(bare for bare, _ in taken["varprobe"])
         ratios = {name: spell_ratio(taken[name]) for name in watchers}
         yield spell_row(task.name, f"{1e3 * bare:.2f} ms", ratios)
@@ -355,7 +378,7 @@ def describe_machine() -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="What watching a training step costs.")
-    parser.add_argument("--quick", action="store_true", help="fewer steps: under a minute")
+    parser.add_argument("--quick", action="store_true", help="fewer steps: two minutes")
     quick = parser.parse_args(arguments).quick
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.nn.parameter import is_lazy as is_lazy
 
 WRAPPER_SEGMENTS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 """Name segments that torch's own wrappers insert: compile, FSDP1, activation checkpointing."""
 
 _RECLASSING_PACKAGES = ("torch.distributed.fsdp", "torch.distributed._composable")
 """Where the classes are from that ``fully_shard`` and ``replicate`` mix into a module's own."""
+
+_PARALLEL = (nn.parallel.DistributedDataParallel, nn.DataParallel)
 
 MAX_NESTING = 16
 """Depth at which the walk through an output structure stops: a cycle, not a structure."""
@@ -42,8 +43,7 @@ Inputs = Any
 Loss = Callable[[Any], torch.Tensor]
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleName:
+class ModuleName(NamedTuple):
     """The name of a module, and the further names under which it is registered."""
 
     name: str
@@ -61,24 +61,32 @@ def name_modules(model: nn.Module) -> dict[nn.Module, ModuleName]:
     for raw, module in model.named_modules(remove_duplicate=False):
         if "parametrizations" not in raw.split("."):
             names.setdefault(module, []).append(raw)
+    # Asked of each class once: one of them is abstract, and slow to tell its instances.
+    parallel = {kind for kind in {type(module) for module in names} if issubclass(kind, _PARALLEL)}
     wrapped = {
         f"{raw}.module" if raw else "module"
         for module, raws in names.items()
-        if isinstance(module, nn.parallel.DistributedDataParallel | nn.DataParallel)
+        if type(module) in parallel
         for raw in raws
     }
     cleaned = {module: [_clean(raw, wrapped) for raw in raws] for module, raws in names.items()}
     innermost = {first: module for module, (first, *_) in cleaned.items()}
     return {
-        module: ModuleName(first, tuple(dict.fromkeys(n for n in rest if n != first)))
+        module: ModuleName(first, _list_aliases(first, rest) if rest else ())
         for module, (first, *rest) in cleaned.items()
         if innermost[first] is module
     }
 
 
+def _list_aliases(first: str, rest: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for name in rest if name != first))
+
+
 def _clean(raw: str, wrapped: set[str]) -> str:
-    kept, path = [], ""
-    for segment in raw.split("."):
+    kept, path, segments = [], "", raw.split(".")
+    if not wrapped and WRAPPER_SEGMENTS.isdisjoint(segments):
+        return raw
+    for segment in segments:
         path = f"{path}.{segment}" if path else segment
         if segment not in WRAPPER_SEGMENTS and path not in wrapped:
             kept.append(segment)
@@ -110,15 +118,13 @@ def own_parameters(
     """Yield each parameter once, with the first module that holds it."""
     seen: set[int] = set()
     for module in names:
-        for name, parameter in module.named_parameters(recurse=False):
-            if id(parameter) not in seen and not is_lazy(parameter):
+        # As `named_parameters` has them, which takes four times as long.
+        for name, parameter in module._parameters.items():
+            if parameter is None or id(parameter) in seen:
+                continue
+            if not is_lazy(parameter):
                 seen.add(id(parameter))
                 yield module, name, parameter
-
-
-def is_lazy(parameter: torch.Tensor) -> bool:
-    """Tell whether a parameter has no shape yet (torch's Lazy modules)."""
-    return isinstance(parameter, UninitializedParameter | UninitializedBuffer)
 
 
 def compute_fans(module: nn.Module) -> tuple[int, int] | None:
@@ -154,6 +160,27 @@ def list_tensors(output: object) -> list[tuple[str, torch.Tensor]]:
     """Return what `walk_tensors` yields."""
     # Most modules return one tensor: nothing to walk through.
     return [("", output)] if isinstance(output, torch.Tensor) else list(walk_tensors(output))
+
+
+def collect_tensors(structure: object) -> list[torch.Tensor]:
+    """Return the tensors that `walk_tensors` yields; quick where there is nothing to walk through.
+
+    So it is with most modules, which take and return a tensor or a few.
+    """
+    if isinstance(structure, torch.Tensor):
+        return [structure]
+    if isinstance(structure, tuple) and all(isinstance(part, torch.Tensor) for part in structure):
+        return list(structure)
+    return [tensor for _, tensor in walk_tensors(structure)]
+
+
+def hold_tensors(module: nn.Module) -> list[torch.Tensor]:
+    """Return the parameters and buffers of a module itself, if they have a shape.
+
+    As `parameters` and `buffers` have them, which take several times as long.
+    """
+    held = (*module._parameters.values(), *module._buffers.values())
+    return [tensor for tensor in held if tensor is not None and not is_lazy(tensor)]
 
 
 def _walk(

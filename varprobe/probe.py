@@ -18,7 +18,7 @@ import torch
 from torch import distributed, nn
 
 from varprobe.errors import NothingRecordedError, ProbeStateError, UnknownNameError
-from varprobe.modules import WEIGHTED, list_tensors, name_kind, name_modules, walk_tensors
+from varprobe.modules import WEIGHTED, collect_tensors, list_tensors, name_kind, name_modules
 from varprobe.observation.dataflow import Dataflow
 from varprobe.observation.facts import describe_model
 from varprobe.observation.filters import Filters, choose_modules
@@ -177,11 +177,13 @@ class Probe:
         self._started = True
         with ExitStack() as stack:
             stack.enter_context(self._stance)
+            stack.callback(self._forwards.remove_hooks)
             stack.callback(self._taps.remove)
-            self._parameters.measure(self._names)
+            if "weight" in self.signals or "weight_gradient" in self.signals:
+                self._parameters.measure(self._names)
             hooks = ModuleHooks()
             stack.callback(hooks.remove)
-            hooks.before(self._root, lambda _, *inputs: self._on_root(inputs))
+            hooks.before(self._root, lambda _, *inputs: self.begin_forward(inputs))
             on_output: OnOutput = self._on_output
             if self._operations is not None:
                 stack.callback(self._operations.stop)
@@ -283,16 +285,23 @@ class Probe:
             **self._choice.describe(),
         }
 
-    def _on_root(self, inputs: tuple[Any, ...]) -> None:
+    def hears_forward(self) -> bool:
+        """Tell whether the forward that the root begins now is to be recorded."""
+        return True
+
+    def begin_forward(self, inputs: tuple[Any, ...]) -> None:
+        """Begin a forward of the root, called with these positional and keyword arguments."""
         if torch._C._current_graph_task_id() != -1:
             return
         if is_rehearsal():
             self._forwards.begin(is_recorded=False)
             self._ledger.rehearsals += 1
             return
+        if not self.hears_forward():
+            self._forwards.begin(is_recorded=False)
+            return
         forward = self._forwards.begin()
-        self._taps.prune()
-        first = next((tensor for _, tensor in walk_tensors(inputs)), None)
+        first = next((tensor for part in inputs for tensor in collect_tensors(part)), None)
         if first is not None and first.dim():
             self._batch_size = first.size(0)
         # What a module that is left out returns looks like the result of an operation.
@@ -313,16 +322,20 @@ class Probe:
             return
         if not forward.is_recorded:
             return
-        call = forward.count_call(name, has_graph=torch.is_grad_enabled())
+        has_graph = torch.is_grad_enabled()
+        call = forward.count_call(name, has_graph=has_graph)
         self._ledger.note_call(name, call)
         self._parameters.measure_late(module, name)
         if forward is self._first and self._dataflow is not None:
             self._dataflow.follow(name, module, args, output)
-        outputs = list_tensors(output)
+        kind, outputs = name_kind(module), list_tensors(output)
         for path, tensor in outputs:
             if "activation" in self.signals:
-                self._add_activation(name, call, path, tensor, module, args)
-            self._tap_output(name, call, path, tensor, module, forward)
+                place = self._ledger.find_place(name, call, path, "activation", kind)
+                self._add_activation(place, tensor, module, args)
+            if has_graph and "gradient" in self.signals and tensor.requires_grad:
+                place = self._ledger.find_place(name, call, path, "gradient", kind)
+                self._tap_output(place, tensor, forward)
         if not outputs and output is not None:
             self._ledger.opaque[name] = type(output).__name__
 
@@ -334,32 +347,18 @@ class Probe:
         if again is None:
             return
         for path, tensor in list_tensors(output):
-            self._tap_output(name, again.call, path, tensor, module, again.forward)
+            if "gradient" in self.signals and tensor.requires_grad:
+                kind = name_kind(module)
+                place = self._ledger.find_place(name, again.call, path, "gradient", kind)
+                self._tap_output(place, tensor, again.forward)
 
-    def _tap_output(
-        self,
-        name: str,
-        call: int,
-        path: str,
-        tensor: torch.Tensor,
-        module: nn.Module,
-        forward: RootForward,
-    ) -> None:
-        if "gradient" in self.signals and tensor.requires_grad and torch.is_grad_enabled():
-            place = self._ledger.find_place(name, call, path, "gradient", name_kind(module))
-            place.awaited = True
-            self._taps.tap(tensor, place, forward)
+    def _tap_output(self, place: Place, tensor: torch.Tensor, forward: RootForward) -> None:
+        place.awaited = True
+        self._taps.tap(tensor, place, forward)
 
     def _add_activation(
-        self,
-        name: str,
-        call: int,
-        path: str,
-        tensor: torch.Tensor,
-        module: nn.Module,
-        args: tuple[Any, ...],
+        self, place: Place, tensor: torch.Tensor, module: nn.Module, args: tuple[Any, ...]
     ) -> None:
-        place = self._ledger.find_place(name, call, path, "activation", name_kind(module))
         reading = self._reuse(tensor)
         if reading is None:
             reading = self._ledger.measure(place, tensor)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from varprobe.observation.hooks import Hook
-from varprobe.observation.refusals import _is_compiled
+from varprobe.observation.refusals import is_compiled
 
 OnCall = Callable[..., None]
 """Called with a module, its positional arguments, and the mapping of keyword arguments."""
@@ -20,7 +20,7 @@ def watch_calls(model: nn.Module, root: nn.Module, on_call: OnCall) -> HookedCal
 
     From outside of what is compiled: inside, hooks are skipped or compiled.
     """
-    entry = next(module for module in model.modules() if module is root or _is_compiled(module))
+    entry = next(module for module in model.modules() if module is root or is_compiled(module))
     if getattr(entry, "_compiled_call_impl", None) is not None:
         return CompiledCalls(entry, on_call)
     return HookedCalls(entry, on_call)

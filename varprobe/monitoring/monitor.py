@@ -118,9 +118,11 @@ class Monitor:
         self._started = False
         self._samples: list[Sample] = []
         self._probe: StepProbe | None = None
-        self._step = 0
-        self._forwards_of_step = 0
+        self._steps = 0
+        """How many were begun."""
         self._ends_by_hand = False
+        self._is_within_step = False
+        """Where steps end by hand: whether the current one has begun."""
         self._evaluations = 0
 
     def __enter__(self) -> Self:
@@ -171,14 +173,15 @@ class Monitor:
             If the first call comes when several forwards have been taken for a step each already.
         """
         with self._lock:
-            if not self._ends_by_hand and self._step:
+            if not self._ends_by_hand and self._steps > 1:
                 raise ProbeStateError(
-                    f"monitor.step() was called for the first time after {self._step + 1} forwards "
+                    f"monitor.step() was called for the first time after {self._steps} forwards "
                     "that had been taken for a step each. If a step has several forwards, call "
                     "monitor.step() once before the first of them, too."
                 )
             self._ends_by_hand = True
-            self._end_step()
+            self._is_within_step = False
+            self._rest()
 
     @property
     def recording(self) -> Recording:
@@ -199,7 +202,7 @@ class Monitor:
                     recordings.append(sample.probe.recording)
                 except NothingRecordedError as error:
                     failures.append((sample.step, error))
-            steps = self._count_steps()
+            steps = self._steps
         if not recordings:
             raise failures[0][1] if failures else NothingRecordedError(self._explain_nothing())
         pooled = recordings[0].merge(*recordings[1:])
@@ -230,11 +233,8 @@ class Monitor:
         return recording, {key: part for known in parts for key, part in known.items()}
 
     def __repr__(self) -> str:
-        kept = f"{len(self._samples)} of {self._count_steps()} steps kept"
+        kept = f"{len(self._samples)} of {self._steps} steps kept"
         return f"<Monitor of {type(self._root).__name__}: every {self.every}, {kept}>"
-
-    def _count_steps(self) -> int:
-        return self._step + bool(self._forwards_of_step)
 
     def _explain_nothing(self) -> str:
         kind = type(self._root).__name__
@@ -251,40 +251,35 @@ class Monitor:
         )
 
     def _on_call(self, _: nn.Module, *inputs: Any) -> None:
+        # Between samples this is all that a monitor does, at every step of the training.
         if torch.compiler.is_compiling() or torch._C._current_graph_task_id() != -1:
             return
-        is_training = self._root.training and torch.is_grad_enabled()
+        if not (self._root.training and torch.is_grad_enabled()):
+            self._evaluations += 1
+        elif not self._is_within_step:
+            self._begin_step(inputs)
+
+    def _begin_step(self, inputs: tuple[Any, ...]) -> None:
+        step = self._steps
+        self._steps = step + 1
+        self._is_within_step = self._ends_by_hand
+        if self._probe is None and step % self.every:
+            return
         with self._lock:
-            if self._probe is not None:
-                self._probe.is_listening = is_training
-            if is_training:
-                self._on_training_forward(inputs)
-            else:
-                self._evaluations += 1
+            self._rest()
+            if self._is_due(step):
+                self._sample(step, inputs)
 
-    def _on_training_forward(self, inputs: tuple[Any, ...]) -> None:
-        if not self._ends_by_hand:
-            self._end_step()
-        begins = not self._forwards_of_step
-        self._forwards_of_step += 1
-        if begins and self._is_due():
-            self._sample(inputs)
-
-    def _end_step(self) -> None:
-        self._rest()
-        self._step = self._count_steps()
-        self._forwards_of_step = 0
-
-    def _is_due(self) -> bool:
-        if not self._step % self.every and len(self._samples) == self.max_steps:
+    def _is_due(self, step: int) -> bool:
+        if not step % self.every and len(self._samples) == self.max_steps:
             self.every *= 2
             self._samples = [s for s in self._samples if not s.step % self.every]
-        return not self._step % self.every
+        return not step % self.every
 
-    def _sample(self, inputs: tuple[Any, ...]) -> None:
-        self._probe = self._build_probe(step=self._step)
+    def _sample(self, step: int, inputs: tuple[Any, ...]) -> None:
+        self._probe = self._build_probe(step=step)
         self._probe.start()
-        self._samples.append(Sample(self._step, self._probe))
+        self._samples.append(Sample(step, self._probe))
         if isinstance(self._calls, HookedCalls) and self._calls.module is self._root:
             # Torch has made its list of the root's pre-hooks already: the probe's is not in it.
             self._probe.begin_forward(inputs)

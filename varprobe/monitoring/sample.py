@@ -2,49 +2,22 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from torch import nn
 
 from varprobe.probe import Probe
 from varprobe.recording import Recording, Unobserved
 
 
 class StepProbe(Probe):
-    """A probe that leaves out forwards, and may be started when the root's call has begun."""
+    """A probe that hears only the forwards which are steps of a training."""
 
-    def __init__(self, model: nn.Module, **options: Any) -> None:
-        super().__init__(model, **options)
-        self._of_thread = threading.local()
-
-    @property
-    def is_listening(self) -> bool:
-        """Whether the forwards that this thread runs are recorded; gradients always are."""
-        # A thread that never ran the root helps one that does.
-        value: bool = getattr(self._of_thread, "is_listening", True)
-        return value
-
-    @is_listening.setter
-    def is_listening(self, value: bool) -> None:
-        self._of_thread.is_listening = value
-
-    def begin_forward(self, inputs: tuple[Any, ...]) -> None:
-        """Begin the forward of a root that has been called with these inputs."""
-        self._on_root(inputs)
-
-    def _on_root(self, inputs: tuple[Any, ...]) -> None:
-        if self.is_listening:
-            super()._on_root(inputs)
-
-    def _on_output(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        # What is called inside a backward pass is a checkpoint of a step that is recorded.
-        if self.is_listening or torch._C._current_graph_task_id() != -1:
-            super()._on_output(name, module, args, output)
+    def hears_forward(self) -> bool:
+        """Tell whether the root is in training mode, and gradients are enabled."""
+        return self._root.training and torch.is_grad_enabled()
 
 
 @dataclass(slots=True)

@@ -14,34 +14,35 @@ from typing import Any
 import torch
 from torch import nn
 
-from varprobe.modules import is_lazy, walk_tensors
+from varprobe.modules import collect_tensors, hold_tensors
 from varprobe.recording import Unobserved
 
 
 class Dataflow:
     """Follow floating-point tensors from module to module through one forward of the root."""
 
-    def __init__(self, model: nn.Module, inputs: object) -> None:
+    def __init__(self, model: nn.Module, inputs: Iterable[object]) -> None:
         self._known: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
         self._receivers: defaultdict[int, set[str]] = defaultdict(set)
         self._makers: set[str] = set()
-        self.learn(tensor for tensor in model.parameters() if not is_lazy(tensor))
-        self.learn(model.buffers())
-        self.learn(tensor for _, tensor in walk_tensors(inputs))
+        for module in model.modules():
+            self.learn(hold_tensors(module))
+        for part in inputs:
+            self.learn(collect_tensors(part))
 
     def follow(self, name: str, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         """Book one call of a module."""
-        outputs = [tensor for _, tensor in walk_tensors(output)]
+        outputs = collect_tensors(output)
         # What the module changed in place it also returns.
         changed = {id(tensor) for tensor in outputs}
-        for _, tensor in walk_tensors(args):
+        for tensor in collect_tensors(args):
             if not self._knows(tensor, at_any_version=id(tensor) in changed):
                 # Parts that were given the same tensor, and have been called before this hook,
                 # did not receive it from an operation of this module.
                 receivers = self._receivers[id(tensor)]
                 receivers -= {part for part in receivers if _is_part(part, name)}
                 receivers.add(name)
-        has_parts = any(child != "parametrizations" for child, _ in module.named_children())
+        has_parts = any(child != "parametrizations" for child in module._modules)
         if has_parts and not all(self._knows(tensor) for tensor in outputs):
             self._makers.add(name)
         self.learn(outputs)
@@ -70,8 +71,10 @@ class Dataflow:
 
 
 def _read_version(tensor: torch.Tensor) -> int:
-    # Tensors of inference mode have none.
-    return 0 if tensor.is_inference() else tensor._version
+    try:
+        return tensor._version
+    except RuntimeError:  # tensors of inference mode have none
+        return 0
 
 
 def _is_part(name: str, of: str) -> bool:

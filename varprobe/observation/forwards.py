@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from typing import NamedTuple
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from varprobe.recording import UNKNOWN_CALL
 
@@ -25,6 +26,7 @@ class RootForward:
         "_again",
         "_calls",
         "_graphless",
+        "_handles",
         "_passes",
         "has_graph",
         "is_recorded",
@@ -34,10 +36,11 @@ class RootForward:
         self.is_recorded = is_recorded
         self.has_graph = torch.is_grad_enabled()
         """Whether gradients were on when it began."""
-        self._calls: Counter[str] = Counter()
+        self._calls: dict[str, int] = {}
         self._graphless: defaultdict[str, list[int]] = defaultdict(list)
         self._again: Counter[tuple[str, int]] = Counter()
         self._passes: dict[int, int] = {}
+        self._handles: list[RemovableHandle] = []
 
     def count_call(self, module: str, *, has_graph: bool) -> int:
         """Return the index of this call of a module.
@@ -45,15 +48,15 @@ class RootForward:
         A call without a graph may be computed again with one: a checkpoint in its reentrant form
         runs without gradients first.
         """
-        call = self._calls[module]
-        self._calls[module] += 1
+        call = self._calls.get(module, 0)
+        self._calls[module] = call + 1
         if not has_graph:
             self._graphless[module].append(call)
         return call
 
     def next_call(self, module: str) -> int:
         """Return the index of the call of a module that is running, or comes next."""
-        return self._calls[module]
+        return self._calls.get(module, 0)
 
     def list_graphless(self, module: str) -> list[int]:
         """Return the calls of a module that ran without a graph."""
@@ -85,6 +88,15 @@ class RootForward:
             return len(self._passes) - 1
         return self.number_pass(graph_task)
 
+    def keep(self, handle: RemovableHandle) -> None:
+        """Keep the handle of a hook on the graph, as long as the graph is there."""
+        self._handles.append(handle)
+
+    def remove_hooks(self) -> None:
+        """Take the hooks off the graph."""
+        while self._handles:
+            self._handles.pop().remove()
+
 
 class AnyForward(RootForward):
     """Stands for all forwards at once: a parameter's gradient belongs to no single one."""
@@ -115,16 +127,23 @@ class Forwards:
 
     def begin(self, *, is_recorded: bool = True) -> RootForward:
         """Begin a forward in this thread."""
-        forward = RootForward(is_recorded=is_recorded)
-        with self._lock:
-            self._alive[next(self._serial)] = forward
-            self._latest = self._of_thread.forward = forward
+        forward = self._of_thread.forward = RootForward(is_recorded=is_recorded)
+        if is_recorded:
+            with self._lock:
+                self._alive[next(self._serial)] = self._latest = forward
         return forward
 
     def find(self) -> RootForward | None:
         """Return the forward that this thread runs; None before the first."""
         # A thread that never ran the root helps one that does.
         return getattr(self._of_thread, "forward", self._latest)
+
+    def remove_hooks(self) -> None:
+        """Take all hooks off the graphs that are still alive."""
+        with self._lock:
+            alive = list(self._alive.values())
+        for forward in alive:
+            forward.remove_hooks()
 
     def find_again(self, module: str, graph_task: int) -> CallAgain | None:
         """Return the call of ``module`` that is computed again now; None if there is none to be.

@@ -6,7 +6,6 @@ autograd function of their own, which breaks every in-place operation on them.
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import NamedTuple
@@ -24,7 +23,7 @@ OnGradient = Callable[[Sequence[object], torch.Tensor, int], None]
 
 
 class GradientTaps:
-    """All taps of one probe, removable at once while their graphs are still alive."""
+    """All taps of one probe."""
 
     def __init__(self, on_gradient: OnGradient) -> None:
         self.on_gradient = on_gradient
@@ -32,8 +31,6 @@ class GradientTaps:
         self.reference = weakref.ref(self)
         # Labels whose gradient was that of a region of another tensor, see `_BaseTap`.
         self.through_base: dict[object, None] = {}
-        self._handles: list[RemovableHandle] = []
-        self._lock = threading.Lock()
         self._leaf_handles: MutableMapping[torch.Tensor, dict[object, RemovableHandle]] = (
             WeakTensorKeyDictionary()
         )
@@ -56,18 +53,19 @@ class GradientTaps:
                 handles[label].remove()
             handles[label] = handle
         else:
-            self._keep(handle)
+            forward.keep(handle)
         self._last = (weakref.ref(tensor), _identify(tensor), tap)
         base = _find_base(tensor)
         if base is not None:
-            self._keep(_hook(base, _BaseTap(tap, tensor, base)))
+            tap.delivered = set()
+            forward.keep(_hook(base, _BaseTap(tap, tensor, base)))
 
     def remove(self) -> None:
-        """Take off every hook, also those on graphs that the user still holds."""
+        """Hear nothing any more. The hooks on a graph are kept and removed by its forward."""
         self.active = False
-        leaf_handles = [h for handles in self._leaf_handles.values() for h in handles.values()]
-        for handle in [*self._handles, *leaf_handles]:
-            handle.remove()
+        for handles in list(self._leaf_handles.values()):
+            for handle in handles.values():
+                handle.remove()
         self._leaf_handles.clear()
         self._last = None
 
@@ -86,16 +84,6 @@ class GradientTaps:
         tap.labels.append(label)
         return True
 
-    def prune(self) -> None:
-        """Forget the hooks that died with their graphs; called once for each forward."""
-        with self._lock:
-            # The handle refers weakly to the dictionary that holds the hook.
-            self._handles = [h for h in self._handles if h.hooks_dict_ref() is not None]
-
-    def _keep(self, handle: RemovableHandle) -> None:
-        with self._lock:
-            self._handles.append(handle)
-
 
 class _Tap:
     """The hook on a tensor. It holds neither the tensor nor, strongly, the probe."""
@@ -110,7 +98,8 @@ class _Tap:
         task = torch._C._current_graph_task_id()
         self._number = None if task == -1 else forward.number_enclosing_pass(task)
         self.labels = [label]
-        self.delivered: set[int] = set()
+        # The passes that it saw, where there is a `_BaseTap` that asks.
+        self.delivered: set[int] | None = None
 
     def number_pass(self) -> int:
         if self._number is not None:
@@ -129,7 +118,8 @@ class _Tap:
         if gradient is None:
             return  # of two results of one function the loss depends on the other
         number = self.number_pass()
-        self.delivered.add(number)
+        if self.delivered is not None:
+            self.delivered.add(number)
         self.deliver(gradient, number)
 
 
@@ -161,7 +151,7 @@ class _BaseTap:
         if gradient is None or self._watch._version == self._version:
             return
         number = self._tap.number_pass()
-        if number in self._tap.delivered:
+        if self._tap.delivered and number in self._tap.delivered:
             return
         with quiet(gradient), torch.no_grad():
             size, stride = self._base_layout

@@ -33,6 +33,10 @@ FULLY_SHARDED = (
 )
 
 
+Key = tuple[str, int, str, str]
+"""Module, call, output and signal."""
+
+
 @dataclass(slots=True)
 class Entry:
     """What is known so far of one observation of a place."""
@@ -46,14 +50,14 @@ class Entry:
 class Place:
     """Where a tensor is observed, and all that came from there.
 
-    It is looked up once for each observation; the site, which is made to be compared and printed,
-    is made once.
+    A probe for a single step makes one for each record; the site, which is made to be compared and
+    printed, is made when somebody asks.
     """
 
-    __slots__ = ("absence", "awaited", "entries", "fans", "kind", "site", "unmeasurable")
+    __slots__ = ("absence", "awaited", "entries", "fans", "key", "kind", "unmeasurable")
 
-    def __init__(self, site: Site, kind: str) -> None:
-        self.site = site
+    def __init__(self, key: Key, kind: str) -> None:
+        self.key = key
         self.kind = kind
         self.fans: tuple[int, int] | None = None
         self.entries: dict[int, Entry] = {}
@@ -66,6 +70,12 @@ class Place:
         self.unmeasurable = ""
         """The reason why a tensor of this place could not be measured."""
 
+    @property
+    def site(self) -> Site:
+        """The place as it is recorded."""
+        module, call, output, signal = self.key
+        return Site(module=module, call=call, output=output, signal=signal)
+
 
 class Ledger:
     """Collect readings by site, and account for those that stay away."""
@@ -74,7 +84,7 @@ class Ledger:
         self.full = full
         self.max_elements = max_elements
         self._measure = measure if max_elements is None else Sampler(max_elements).measure
-        self._places: dict[tuple[str, int, str, str], Place] = {}
+        self._places: dict[Key, Place] = {}
         self._depths: dict[tuple[str, int, str], int] = {}
         self.early: set[str] = set()
         """Modules that were called before the root was: nothing of that is measured."""
@@ -98,9 +108,8 @@ class Ledger:
         key = module, call, output, signal
         place = self._places.get(key)
         if place is None:
-            site = Site(module=module, call=call, output=output, signal=signal)
             with self._lock:
-                place = self._places.setdefault(key, Place(site, kind))
+                place = self._places.setdefault(key, Place(key, kind))
         return place
 
     def reads_whole(self, *tensors: object) -> bool:
@@ -146,7 +155,7 @@ class Ledger:
 
     def has_any(self, signal: str) -> bool:
         """Tell whether anything of this signal was measured."""
-        return any(p.site.signal == signal and p.entries for p in self._places.values())
+        return any(p.key[3] == signal and p.entries for p in self._places.values())
 
     def close(self, *, run: str, draw: int, step: int) -> tuple[Record, ...]:
         """Return the records so far, in order of depth."""

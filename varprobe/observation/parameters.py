@@ -61,4 +61,4 @@ class Parameters:
 
 
 def _is_shapeless(module: nn.Module) -> bool:
-    return any(is_lazy(parameter) for parameter in module.parameters(recurse=False))
+    return any(is_lazy(held) for held in module._parameters.values() if held is not None)

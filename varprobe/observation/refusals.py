@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 
@@ -15,22 +14,25 @@ from varprobe.errors import UnsupportedModelError
 
 def choose_stance(model: nn.Module, compiled: str) -> AbstractContextManager[object]:
     """Refuse the models whose hooks torch would not call; return the cure for compiled ones."""
-    scripted = _find(model, lambda module: isinstance(module, torch.jit.ScriptModule))
+    modules = list(model.named_modules())
+    scripted = [name for name, module in modules if isinstance(module, torch.jit.ScriptModule)]
     if scripted:
         raise UnsupportedModelError(
             f"{_spell(scripted)} is a TorchScript module: its inner calls run outside of Python "
             "and cannot be observed. Probe the eager model it was made from."
         )
-    spread = _find(
-        model, lambda module: isinstance(module, nn.DataParallel) and len(module.device_ids) > 1
-    )
+    spread = [
+        name
+        for name, module in modules
+        if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1
+    ]
     if spread:
         raise UnsupportedModelError(
             f"{_spell(spread)} is DataParallel on several devices: it copies the model for every "
             "forward, and the copies have no hooks. Probe model.module on one device, or use "
             "DistributedDataParallel."
         )
-    names = _find(model, _is_compiled)
+    names = [name for name, module in modules if is_compiled(module)]
     if not names:
         return nullcontext()
     if compiled == "error":
@@ -43,18 +45,15 @@ def choose_stance(model: nn.Module, compiled: str) -> AbstractContextManager[obj
     return _FORCED_EAGER
 
 
-def _find(model: nn.Module, matches: Callable[[nn.Module], bool]) -> list[str]:
-    return [name for name, module in model.named_modules() if matches(module)]
-
-
-def _is_compiled(module: nn.Module) -> bool:
+def is_compiled(module: nn.Module) -> bool:
+    """Tell whether a module is one that torch.compile made, or compiled in place."""
     return (
         getattr(module, "_compiled_call_impl", None) is not None
         or type(module).__name__ == "OptimizedModule"
     )
 
 
-def _spell(names: Sequence[str]) -> str:
+def _spell(names: list[str]) -> str:
     return repr(names[0]) if names[0] else "The model"
 
 
