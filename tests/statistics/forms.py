@@ -19,10 +19,11 @@ from varprobe.statistics.reading import HostReading
 
 HAS_CUDA = torch.cuda.is_available()
 CUDA = (pytest.mark.cuda, pytest.mark.skipif(not HAS_CUDA, reason="there is no CUDA device"))
-TRITON = pytest.mark.skipif(
-    find_spec("triton") is None, reason="Triton is not installed: it is for Linux on x86_64"
+HAS_TRITON = find_spec("triton") is not None
+TRITON = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
+INTERPRETER = pytest.mark.skipif(
+    HAS_CUDA or not HAS_TRITON, reason="needs Triton, and no GPU that it would compile for"
 )
-INTERPRETER = (TRITON, pytest.mark.skipif(HAS_CUDA, reason="the kernels are compiled for the GPU"))
 
 if not HAS_CUDA:
     # Read when Triton is first imported, which no module does while tests are collected.

@@ -140,7 +140,7 @@ def _is_fusible(device: torch.device, dtype: torch.dtype, full: bool) -> bool:
 
         fused.measure(torch.zeros(16, dtype=dtype, device=device), full=full)
     except Exception as error:  # of any kind: no compiler for C, a device too old, a driver too new
-        first_line = str(error).partition("\n")[0]
+        first_line = str(error).partition("\n")[0].rstrip(".")
         warnings.warn(
             f"Triton cannot compile for {device}: {type(error).__name__}: {first_line}. Tensors "
             "there are read by operations of torch instead: the numbers are as exact, and take "

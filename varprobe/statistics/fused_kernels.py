@@ -102,7 +102,7 @@ def sum_up(
     if FULL:
         index = tl.arange(0, beyond + 1)
         wanted = (index < beyond) & (counts > 0)
-        tl.atomic_add(bins + index, counts.to(tl.int64), mask=wanted)
+        tl.atomic_add(bins + index, counts.to(tl.int64), mask=wanted, sem="relaxed")
 
 
 @triton.jit
