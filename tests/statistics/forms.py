@@ -18,7 +18,7 @@ from varprobe.statistics import device, masked, measure, read, reference
 from varprobe.statistics.reading import HostReading
 
 HAS_CUDA = torch.cuda.is_available()
-CUDA = (pytest.mark.cuda, pytest.mark.skipif(not HAS_CUDA, reason="there is no CUDA device"))
+CUDA = [pytest.mark.cuda, pytest.mark.skipif(not HAS_CUDA, reason="there is no CUDA device")]
 HAS_TRITON = find_spec("triton") is not None
 TRITON = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
 INTERPRETER = pytest.mark.skipif(

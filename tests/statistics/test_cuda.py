@@ -55,7 +55,8 @@ def assert_close(found: Recording, expected: Recording) -> None:
     assert len(found) == len(expected) > 0
     for one, other in zip(found.records, expected.records, strict=True):
         assert one.site == other.site
-            assert one.moments.second_moment == pytest.approx(other.moments.second_moment, rel=1e-4)
+        # The devices round products of float32 differently; the statistics do not.
+        assert one.moments.second_moment == pytest.approx(other.moments.second_moment, rel=1e-4)
         assert one.moments.numel == other.moments.numel
 
 

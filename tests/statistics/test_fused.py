@@ -154,7 +154,7 @@ class TestArithmetic:
 def test_the_kernels_compile_for_both_kinds_of_device(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     result = subprocess.run(
-        [sys.executable, "-m", "tests.statistics.compile_kernels"],
+        [sys.executable, "-m", "tests.statistics.fused_compilation"],
         cwd=ROOT,
         env={**environment, "TRITON_CACHE_DIR": str(tmp_path)},
         capture_output=True,
