@@ -2,10 +2,12 @@
 
     python benchmarks/overhead.py            # a few minutes
     python benchmarks/overhead.py --quick    # under a minute, for a first impression
+    python benchmarks/overhead.py --device cuda
 
 The bare step and a watched one take turns, each with a copy of the model to itself, in one process
-on one thread, so that a busy machine hits both alike. The numbers are CPU time: the ratio of the
-medians in a round; of all rounds the median, and the range in brackets.
+on one thread, so that a busy machine hits both alike. The numbers are CPU time, on a CUDA device
+the time between two events on its stream: the ratio of the medians in a round; of all rounds the
+median, and the range in brackets.
 
 - varprobe: moments of every activation and gradient, the probe on all the time.
 - one step: the same, with a new probe for each step; putting hooks on and off is part of it.
@@ -211,7 +213,9 @@ class GPT(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return logits (batch, position, vocabulary)."""
-        x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]))
+        x = self.tokens(tokens) + self.positions(
+            torch.arange(tokens.shape[1], device=tokens.device)
+        )
         return self.head(self.norm(self.blocks(x)))
 
 
@@ -265,38 +269,61 @@ TASKS = (
 )
 
 
+Timer = Callable[[Step], float]
+
+
+def time_on_cpu(step: Step) -> float:
+    """Return the CPU seconds of a step."""
+    begin = time.process_time()
+    step()
+    return time.process_time() - begin
+
+
+def time_on_cuda(step: Step) -> float:
+    """Return the seconds of a step on the current stream, from an idle device on."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    begin.record()
+    step()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3
+
+
+TIMERS = {"cpu": time_on_cpu, "cuda": time_on_cuda}
+
+
 class Round(NamedTuple):
-    """Median CPU seconds of the bare and the watched step in one round."""
+    """Median seconds of the bare and the watched step in one round."""
 
     bare: float
     watched: float
 
 
-def alternate(bare: Step, watched: Step, turns: int) -> Round:
+def alternate(bare: Step, watched: Step, turns: int, timer: Timer) -> Round:
     """Run both steps in turn."""
     seconds: tuple[list[float], list[float]] = [], []
     for _ in range(turns):
         for step, taken in zip((bare, watched), seconds, strict=True):
-            begin = time.process_time()
-            step()
-            taken.append(time.process_time() - begin)
+            taken.append(timer(step))
     return Round(*map(median, seconds))
 
 
 def measure(
-    task: Task, watchers: Mapping[str, Watcher], rounds: int, turns: int
+    task: Task, watchers: Mapping[str, Watcher], rounds: int, turns: int, device: str
 ) -> dict[str, list[Round]]:
     """Return the rounds of each watcher."""
     model, batch = task.build(), task.draw_batch()
     # As drawn by torch, gradients of the deep nets would vanish, which takes other paths.
     vp.initialize(model, "kaiming_normal")
+    model, batch = model.to(device), batch.to(device)
     bare = Training(model, batch).step
-    taken = {}
+    timer, taken = TIMERS[device], {}
     for name, watch in watchers.items():
         gc.collect()  # what the watcher before left lying about
         with watch(Training(copy.deepcopy(model), batch)) as step:
-            alternate(bare, step, turns=1)
-            taken[name] = [alternate(bare, step, turns) for _ in range(rounds)]
+            alternate(bare, step, 1, timer)
+            taken[name] = [alternate(bare, step, turns, timer) for _ in range(rounds)]
     return taken
 
 
@@ -326,13 +353,13 @@ def spell_row(title: str, first: str, cells: Mapping[str, str]) -> str:
     return f"| {title} | {first} | {' | '.join(spelled)} |"
 
 
-def tabulate(tasks: Sequence[Task], rounds: int, share: float) -> Iterator[str]:
+def tabulate(tasks: Sequence[Task], rounds: int, share: float, device: str) -> Iterator[str]:
     """Yield the lines of a Markdown table, each as soon as it is known."""
     watchers = {n: watch for n, watch in WATCHERS.items() if n != "torchlens" or find_spec(n)}
     yield spell_row("training step", "bare", {name: name for name in WATCHERS})
     yield f"|---|---:|{'---:|' * len(WATCHERS)}"
     for task in tasks:
-        taken = measure(task, watchers, rounds, turns=max(2, round(share * task.turns)))
+        taken = measure(task, watchers, rounds, max(2, round(share * task.turns)), device)
         bare = median(bare for bare, _ in taken["varprobe"])
         ratios = {name: spell_ratio(taken[name]) for name in watchers}
         yield spell_row(task.name, f"{1e3 * bare:.2f} ms", ratios)
@@ -342,13 +369,15 @@ def tabulate(tasks: Sequence[Task], rounds: int, share: float) -> Iterator[str]:
             yield spell_row("the same, each record", f"{records} records", costs)
 
 
-def describe_machine() -> str:
+def describe_machine(device: str) -> str:
     """Return in one line what the numbers depend on."""
     capability = torch.backends.cpu.get_cpu_capability()
     versions = [f"torch {torch.__version__}", f"varprobe {vp.__version__}"]
     if find_spec("torchlens"):
         versions.append(f"torchlens {metadata.version('torchlens')}")
     machine = f"{platform.machine()} ({capability}), {os.cpu_count()} cores, 1 thread"
+    if device == "cuda":
+        machine = f"{torch.cuda.get_device_name()}, {machine}"
     return ", ".join([machine, f"Python {platform.python_version()}", *versions])
 
 
@@ -356,11 +385,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="What watching a training step costs.")
     parser.add_argument("--quick", action="store_true", help="fewer steps: under a minute")
-    quick = parser.parse_args(arguments).quick
+    parser.add_argument("--device", choices=sorted(TIMERS), default="cpu", help="where to train")
+    options = parser.parse_args(arguments)
+    quick, device = options.quick, options.device
+    if device == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no CUDA device here, or this build of torch cannot use one")
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    print(describe_machine(), end="\n\n")
-    for line in tabulate(TASKS, QUICK_ROUNDS if quick else ROUNDS, share=0.3 if quick else 1.0):
+    print(describe_machine(device), end="\n\n")
+    rounds, share = (QUICK_ROUNDS, 0.3) if quick else (ROUNDS, 1.0)
+    for line in tabulate(TASKS, rounds, share, device):
         print(line, flush=True)
 
 

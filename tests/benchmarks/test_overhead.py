@@ -47,6 +47,23 @@ def test_the_table_has_a_line_for_each_model(
     assert rows[-1][1] == "8 records"
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_cuda_device_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        overhead.main(["--device", "cuda"])
+    assert "there is no CUDA device here" in capsys.readouterr().err
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_the_table_of_a_cuda_device_has_the_same_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(overhead, "TASKS", TINY)
+    overhead.main(["--quick", "--device", "cuda"])
+    assert torch.cuda.get_device_name() in capsys.readouterr().out
+
+
 def test_a_ratio_is_the_median_of_the_rounds() -> None:
     rounds = [Round(2.0, 3.0), Round(1.0, 1.25), Round(2.0, 2.6)]
     assert overhead.spell_ratio(rounds) == "1.30 (1.25–1.50)"
