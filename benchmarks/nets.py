@@ -1,4 +1,4 @@
-"""The networks on which theory is held against Monte-Carlo: benchmarks/theory_accuracy.py.
+"""The networks of the benchmarks: of what a probe costs, and of how right theory is.
 
 Each is written as its users write it, with the initialization that is usual for it.
 """
@@ -16,6 +16,88 @@ def build_mlp(activation: type[nn.Module], layers: int, width: int) -> nn.Module
     """Return Linear and activation in turn."""
     pairs = ((nn.Linear(width, width), activation()) for _ in range(layers))
     return nn.Sequential(*(layer for pair in pairs for layer in pair))
+
+
+def build_linears(layers: int, width: int) -> nn.Module:
+    """Return nothing but Linear: the least to do beside each tensor that is watched."""
+    return nn.Sequential(*(nn.Linear(width, width) for _ in range(layers)))
+
+
+class ResidualBlock(nn.Module):
+    """ResNet-18's: two 3×3 convolutions around a shortcut, what can be in place in place."""
+
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inside, outside, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outside)
+        self.conv2 = nn.Conv2d(outside, outside, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outside)
+        self.relu = nn.ReLU(inplace=True)
+        self.shortcut = nn.Sequential()
+        if stride > 1:
+            self.shortcut.append(nn.Conv2d(inside, outside, 1, stride, bias=False))
+            self.shortcut.append(nn.BatchNorm2d(outside))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the sum of branch and shortcut, rectified."""
+        branch = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
+        branch += self.shortcut(x)
+        return self.relu(branch)
+
+
+def build_resnet(width: int) -> nn.Module:
+    """Return ResNet-18, with ``width`` channels in its first stage."""
+    stem = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(width)
+    layers: list[nn.Module] = [*stem, nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, padding=1)]
+    inside = width
+    for stage in range(4):
+        outside = width * 2**stage
+        layers.append(ResidualBlock(inside, outside, stride=1 if stage == 0 else 2))
+        layers.append(ResidualBlock(outside, outside, stride=1))
+        inside = outside
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inside, 10))
+
+
+class TransformerBlock(nn.Module):
+    """GPT-2's: causal attention and an MLP, each behind a LayerNorm, on a residual stream."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(width)
+        self.attend = nn.Linear(width, 3 * width)
+        self.project = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, 4 * width)
+        self.gelu = nn.GELU()
+        self.contract = nn.Linear(4 * width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the stream (batch, position, width) after both branches."""
+        parts = self.attend(self.norm1(x)).chunk(3, dim=-1)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        x = x + self.project(attended.transpose(1, 2).flatten(2))
+        return x + self.contract(self.gelu(self.expand(self.norm2(x))))
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer with learned positions."""
+
+    def __init__(self, layers: int, width: int, heads: int, context: int, vocabulary: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary, width)
+        self.positions = nn.Embedding(context, width)
+        self.blocks = nn.Sequential(*(TransformerBlock(width, heads) for _ in range(layers)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, vocabulary, bias=False)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return logits (batch, position, vocabulary)."""
+        x = self.tokens(tokens) + self.positions(
+            torch.arange(tokens.shape[1], device=tokens.device)
+        )
+        return self.head(self.norm(self.blocks(x)))
 
 
 def build_vgg(width: int, *, norm: bool) -> nn.Module:

@@ -24,15 +24,16 @@ from statistics import median
 
 import torch
 from nets import (
+    GPT,
     Llama,
     Recurrent,
     VisionTransformer,
     build_encoder,
     build_mlp,
     build_preactivation,
+    build_resnet,
     build_vgg,
 )
-from overhead import GPT, build_resnet
 from torch import nn
 
 import varprobe as vp

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from functools import reduce
 
 import pytest
@@ -8,46 +7,12 @@ import torch
 from hypothesis import given, strategies as st
 
 from tests.reference import moments as numpy_reference
+from tests.statistics.accuracy import PROMISED, assert_accurate
 from tests.statistics.distributions import DISTRIBUTIONS
-from varprobe import Moments
-from varprobe.statistics import device, measure, read, reference
+from tests.statistics.forms import MEASURES, measure_cpu, measure_reference
+from varprobe.statistics import measure, reference
 from varprobe.statistics.reading import HostReading
 from varprobe.statistics.tensors import flatten
-
-PROMISED = 1e-6
-"""Relative accuracy of E[x²] and of the variance, and of the mean in units of the deviations."""
-
-
-def measure_cpu(values: torch.Tensor, *, full: bool) -> HostReading:
-    return read(measure(values, full=full))
-
-
-def measure_device(values: torch.Tensor, *, full: bool) -> HostReading:
-    """Run the path of accelerators on the CPU: its arithmetic does not depend on the device."""
-    return device.measure(values, implicit_zeros=0, full=full).read()
-
-
-def measure_reference(values: torch.Tensor, *, full: bool) -> HostReading:
-    exponents = reference.count_exponents(values) if full else None
-    return HostReading.of(reference.measure(values, zeros=full), exponents)
-
-
-MEASURES = pytest.mark.parametrize("measured", [measure_cpu, measure_device, measure_reference])
-
-
-def assert_accurate(found: Moments, exact: Moments) -> None:
-    assert (found.numel, found.nan, found.inf) == (exact.numel, exact.nan, exact.inf)
-    assert found.abs_max == pytest.approx(exact.abs_max, rel=1e-7)
-    if exact.finite:
-        second = exact.second_moment
-        assert found.second_moment == pytest.approx(second, rel=PROMISED)
-        # Equal elements: the first mean is off by 1e-6 of itself at most, and the square of that
-        # cancels but for the roundings of float64 sums, 1e-14 of it.
-        floor = 1e-26 * second
-        assert found.variance == pytest.approx(exact.variance, rel=PROMISED, abs=floor)
-        spread = math.sqrt(exact.variance)
-        smallest = 1e-15 * math.sqrt(second)
-        assert found.mean == pytest.approx(exact.mean, abs=PROMISED * spread + smallest, rel=0)
 
 
 @MEASURES
@@ -67,8 +32,9 @@ def test_the_histogram_counts_every_finite_element_but_zeros(name, measured) -> 
     values = DISTRIBUTIONS[name]()
     exponents = measured(values, full=True).exponents
     exact = reference.count_exponents(values)
-    # Subnormal float32 numbers share the lowest bin where the bits are read.
-    lowest = -126 if measured is measure_cpu and values.dtype is not torch.float64 else -2000
+    # Subnormal float32 numbers share the lowest bin but for the reference.
+    shared = measured is not measure_reference and values.dtype is not torch.float64
+    lowest = -126 if shared else -2000
     expected: dict[int, int] = {}
     for exponent, count in exact.items():
         exponent = max(exponent, lowest)
@@ -135,24 +101,6 @@ def test_merged_chunks_are_the_whole(measured, seed, sizes, mean, broken) -> Non
     assert_accurate(merged.moments, numpy_reference.measure(values))
     assert merged.moments.zeros == whole.moments.zeros
     assert {e: n for e, n in merged.exponents.items() if n} == whole.exponents
-
-
-@given(seed=st.integers(0, 2**31), sizes=st.lists(st.integers(0, 9), min_size=2, max_size=5))
-def test_readings_merge_on_the_device_as_on_the_host(seed, sizes) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    values = torch.randn(sum(sizes), generator=generator) + 3.0
-    values[:1] = torch.inf
-    readings = [device.measure(part, implicit_zeros=1, full=True) for part in values.split(sizes)]
-    merged = reduce(device.DeviceReading.merge, readings).read()
-    on_host = reduce(HostReading.merge, [reading.read() for reading in readings])
-    assert_accurate(merged.moments, on_host.moments)
-    assert merged.moments.zeros == on_host.moments.zeros
-    assert merged.exponents == {e: n for e, n in on_host.exponents.items() if n}
-
-
-def test_a_device_reading_without_histogram_merges_to_one_without() -> None:
-    full, plain = (device.measure(torch.ones(2), implicit_zeros=0, full=f) for f in (True, False))
-    assert full.merge(plain).read().exponents is None
 
 
 @pytest.mark.parametrize(

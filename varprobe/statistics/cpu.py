@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import torch
 
 from varprobe.statistics.reading import HostReading
-from varprobe.statistics.tensors import Unmeasurable, flatten, is_bare
+from varprobe.statistics.tensors import flatten, is_bare, require_storage
 
 
 class MeasureDense(Protocol):
@@ -41,7 +41,7 @@ def measure_bare(tensor: torch.Tensor, *, full: bool) -> HostReading | None:
     The tensor may be any, and require a gradient; any mode may be active.
     """
     if IMPLEMENTATION == "kernel" and is_bare(tensor):
-        _require_storage(tensor)
+        require_storage(tensor)
         return _measure_dense(tensor, full=full)
     return None
 
@@ -52,12 +52,6 @@ def measure(values: torch.Tensor, *, full: bool) -> HostReading:
     The histogram counts the elements with 2**(e-1) <= abs(x) < 2**e, by e. Zeros and non-finite
     elements are left out; subnormal elements of float32, bfloat16 and float64 share the lowest bin.
     """
-    _require_storage(values)
+    require_storage(values)
     # A row of every other element is flat, and is no dense memory.
     return _measure_dense(flatten(values).contiguous(), full=full)
-
-
-def _require_storage(tensor: torch.Tensor) -> None:
-    # torch itself would read at an address near zero, and the process would end there.
-    if tensor.untyped_storage().nbytes() == 0 and tensor.numel():
-        raise Unmeasurable("its storage was freed")

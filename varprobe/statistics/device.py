@@ -1,21 +1,28 @@
-"""Moments of a dense tensor on an accelerator, without a host synchronisation.
+"""Moments of dense memory on an accelerator, without a host synchronisation.
 
 A reading is a vector on the tensor's device and is merged there; it reaches the host when it is
-read. Branches on values are forbidden (each would wait for the device), so that the masked,
-shifted two-pass form serves every case.
+read. Branches on values are forbidden, since each would wait for the device. Where Triton runs, a
+tensor is read once (`varprobe.statistics.fused`); elsewhere by operations of torch (`masked`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 
+from varprobe.errors import VarprobeWarning
+from varprobe.statistics import masked
+from varprobe.statistics.exponents import list_bins, shift
 from varprobe.statistics.quiet import quiet
 from varprobe.statistics.reading import HostReading, find_power_of_two
-
-EXPONENT_RANGE = (-1080, 1030)
-"""Exponents that frexp can return for float64; the histogram has one bin for each."""
+from varprobe.statistics.streams import find_stream, follow
+from varprobe.statistics.tensors import flatten, require_storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +31,24 @@ class DeviceReading:
 
     numbers: torch.Tensor
     bins: torch.Tensor | None
+    """The histogram, as in `varprobe.statistics.exponents`."""
     has_zeros: bool
+    stream: Any = field(init=False)
+    """The stream that computes them: the current one of whoever makes the reading."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stream", find_stream(self.numbers.device))
+
+    def _follow(self) -> None:
+        # A model may run on a stream of its own, while whoever reads is on another.
+        parts = (self.numbers,) if self.bins is None else (self.numbers, self.bins)
+        follow(self.stream, *parts)
 
     def merge(self, other: DeviceReading) -> DeviceReading:
         """Return the reading of both sets of elements together (Chan's merge), on the device."""
         with quiet(self.numbers):
+            self._follow()
+            other._follow()
             numbers = _merge(self.numbers, other.numbers.to(self.numbers.device))
             bins = None
             if self.bins is not None and other.bins is not None:
@@ -38,11 +58,12 @@ class DeviceReading:
     def divide(self, scale: float) -> DeviceReading:
         """Return the reading of the elements divided by ``scale``, on the device."""
         with quiet(self.numbers):
+            self._follow()
             numbers = self.numbers.clone()
             numbers[1:4] /= scale
             numbers[2] /= scale
             power = find_power_of_two(scale)
-            bins = None if self.bins is None or power is None else _shift(self.bins, power)
+            bins = None if self.bins is None or power is None else shift(self.bins, power)
         return DeviceReading(numbers, bins, self.has_zeros)
 
     def extrapolate(self, numel: int) -> DeviceReading:
@@ -51,6 +72,7 @@ class DeviceReading:
         The largest magnitude remains that of the sample.
         """
         with quiet(self.numbers):
+            self._follow()
             finite, mean, m2, abs_max, zeros, nan, inf = self.numbers.unbind()
             factor = numel / (finite + nan + inf)
             scaled = [m2 * factor, abs_max, *torch.stack([zeros, nan, inf]).mul(factor).round()]
@@ -60,6 +82,7 @@ class DeviceReading:
 
     def read(self) -> HostReading:
         """Bring the numbers to the host; this is the one place that waits for the device."""
+        self._follow()
         finite, mean, m2, abs_max, zeros, nan, inf = self.numbers.tolist()
         return HostReading(
             finite=int(finite),
@@ -69,37 +92,64 @@ class DeviceReading:
             nan=int(nan),
             inf=int(inf),
             zeros=int(zeros) if self.has_zeros else None,
-            exponents=None if self.bins is None else _list_bins(self.bins),
+            exponents=None if self.bins is None else list_bins(self.bins),
         )
 
 
 def measure(values: torch.Tensor, *, implicit_zeros: int, full: bool) -> DeviceReading:
-    """Return the reading of a plain tensor; ``full`` adds zeros and the exponents' histogram."""
-    numbers = values.reshape(-1).to(torch.float64)
-    numel = numbers.numel() + implicit_zeros
-    finite = torch.isfinite(numbers)
-    clean = torch.where(finite, numbers, 0.0)
-    nan = torch.isnan(numbers).sum(dtype=torch.float64)
-    inf = torch.isinf(numbers).sum(dtype=torch.float64)
-    count = numel - nan - inf
-    mean = clean.sum() / count.clamp(min=1)
-    deviations = torch.where(finite, numbers - mean, 0.0)
-    m2 = deviations.square().sum() + implicit_zeros * mean * mean
-    abs_max = clean.abs().max() if numbers.numel() else torch.zeros_like(count)
-    zeros = (numbers == 0).sum(dtype=torch.float64) + implicit_zeros
-    vector = torch.stack([count, mean, m2, abs_max, zeros, nan, inf])
-    return DeviceReading(vector, _count_exponents(clean) if full else None, full)
+    """Return the reading of a plain tensor; ``full`` adds zeros and the exponents' histogram.
+
+    Raises
+    ------
+    Unmeasurable
+        If its storage was freed.
+    """
+    require_storage(values)
+    flat = flatten(values).contiguous()  # flat may be every other element, too
+    limit, measure_part = _choose(flat.device, flat.dtype, full)
+    parts = [
+        DeviceReading(*measure_part(part, full=full), full) for part in torch.split(flat, limit)
+    ]
+    if implicit_zeros:
+        absent = torch.zeros_like(parts[0].numbers)
+        absent[0] = absent[4] = implicit_zeros
+        bins = torch.zeros_like(parts[0].bins) if parts[0].bins is not None else None
+        parts.append(DeviceReading(absent, bins, full))
+    return functools.reduce(DeviceReading.merge, parts)
 
 
-def _shift(bins: torch.Tensor, power: int) -> torch.Tensor:
-    # Exponents that leave the range share its end, as they do when they are counted.
-    lowest, highest = EXPONENT_RANGE
-    index = torch.arange(lowest, highest + 1, device=bins.device).sub_(power)
-    return torch.zeros_like(bins).scatter_add_(0, index.clamp_(lowest, highest).sub_(lowest), bins)
+MeasureFlat = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 
 
-def _list_bins(bins: torch.Tensor) -> dict[int, int]:
-    return {e: count for e, count in enumerate(bins.tolist(), EXPONENT_RANGE[0]) if count}
+def _choose(device: torch.device, dtype: torch.dtype, full: bool) -> tuple[int, MeasureFlat]:
+    """Return how many elements are read together, and what reads them."""
+    if device.type == "cuda" and _is_fusible(device, dtype, full):  # ROCm's are called cuda, too
+        from varprobe.statistics import fused
+
+        return fused.MAX_ELEMENTS, fused.measure
+    return masked.MAX_ELEMENTS, masked.measure
+
+
+@functools.cache
+def _is_fusible(device: torch.device, dtype: torch.dtype, full: bool) -> bool:
+    """Tell whether the kernels can be compiled for this; without Triton nobody is told of it."""
+    if find_spec("triton") is None:
+        return False
+    try:
+        from varprobe.statistics import fused
+
+        fused.measure(torch.zeros(16, dtype=dtype, device=device), full=full)
+    except Exception as error:  # of any kind: no compiler for C, a device too old, a driver too new
+        first_line = str(error).partition("\n")[0].rstrip(".")
+        warnings.warn(
+            f"Triton cannot compile for {device}: {type(error).__name__}: {first_line}. Tensors "
+            "there are read by operations of torch instead: the numbers are as exact, and take "
+            "longer. Repair or uninstall triton to be rid of this.",
+            VarprobeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def _merge(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -115,10 +165,3 @@ def _merge(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         torch.maximum(abs_max, other_max),
     ]
     return torch.cat([torch.stack(moments), first[4:] + second[4:]])
-
-
-def _count_exponents(clean: torch.Tensor) -> torch.Tensor:
-    lowest, highest = EXPONENT_RANGE
-    bins = torch.zeros(highest - lowest + 1, dtype=torch.int64, device=clean.device)
-    index = torch.frexp(clean).exponent.long().clamp(lowest, highest) - lowest
-    return bins.scatter_add_(0, index, (clean != 0).long())

@@ -36,8 +36,11 @@ def measure(tensor: torch.Tensor, *, full: bool) -> WholeReading:
     reading = cpu.measure_bare(tensor, full=full)
     if reading is not None:
         return reading
-    if not is_anything_active() and is_plain(tensor) and tensor.is_cpu:
-        return cpu.measure(tensor.detach(), full=full)
+    if not is_anything_active() and is_plain(tensor):
+        if tensor.is_cpu:
+            return cpu.measure(tensor.detach(), full=full)
+        if tensor.is_cuda:
+            return device.measure(tensor.detach(), implicit_zeros=0, full=full)
     with everything_off(tensor):
         values, implicit_zeros = to_dense(tensor)
         if values.device.type == "mps":

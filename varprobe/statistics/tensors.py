@@ -80,6 +80,15 @@ def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
     return (tensor.numel(),) if tensor.is_nested else tuple(tensor.shape)
 
 
+def require_storage(values: torch.Tensor) -> None:
+    """Raise `Unmeasurable` if the memory of a dense tensor was given back, as sharding does.
+
+    torch itself would read at an address near zero, and the process would end there.
+    """
+    if values.untyped_storage().nbytes() == 0 and values.numel():
+        raise Unmeasurable("its storage was freed")
+
+
 def flatten(values: torch.Tensor) -> torch.Tensor:
     """Return the elements in one row, in the order in which they lie in memory.
 
