@@ -11,7 +11,8 @@ from torch import nn
 
 import varprobe as vp
 from tests.strategies import make_record
-from varprobe.analysis import _score_chi_square, geometric_mean
+from varprobe.gains import score_chi_square
+from varprobe.moments import geometric_mean
 from varprobe.schema import ANALYSIS
 
 
@@ -132,7 +133,7 @@ def test_wilson_hilferty_against_the_chi_square(freedom: float, score: float) ->
 
     quantile = stats.chi2.ppf(stats.norm.cdf(score), freedom) / freedom
     # The cube root is a normal up to terms of order ν^(-1/2) in the far tails.
-    assert _score_chi_square(quantile, 2 / freedom) == pytest.approx(score, abs=0.6 / freedom**0.5)
+    assert score_chi_square(quantile, 2 / freedom) == pytest.approx(score, abs=0.6 / freedom**0.5)
 
 
 def test_chi_is_the_growth_of_the_gradient_between_weighted_layers() -> None:

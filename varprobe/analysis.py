@@ -4,19 +4,21 @@ Two comparisons. Against the theory: the log of the measured second moment, aver
 the expectation ln(q) - s²/2 and the standard deviation s = log_std for one draw (a log-normal with
 mean q; the finite-width factor that a single draw carries is multiplicative). Against the layer's
 own input: whatever the architecture did before, the output of a Linear or ConvNd follows from the
-measured energy of its input and the second moment of its weights, within a chi-square.
+measured energy of its input and the second moment of its weights, within a chi-square (`gains`).
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from varprobe.errors import InvalidArgumentError
+from varprobe.gains import Gain, GainTest, adjust_holm, compare_gains
+from varprobe.moments import geometric_mean
 from varprobe.presentation import Presentable
 from varprobe.recording import Record, Recording, Site
 from varprobe.schema import ANALYSIS, build_frame
@@ -32,29 +34,6 @@ NAN = math.nan
 MODEL_ERROR = {"exact": 0.005, "approximate": 0.05}
 """Relative error of the theory itself, by status, from its Monte-Carlo tests. Behind a norm nothing
 scatters over draws, and many draws average all scatter away: this is what is left."""
-
-ANISOTROPY_ERROR = 0.05
-"""Share of 1/fan_in below which the anisotropy of the inputs is not known: it is the difference of
-two numbers, one of which is estimated from a sample of the windows to 1 or 2 %."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gain:
-    """The local comparison of one weighted layer.
-
-    Parameters
-    ----------
-    measured : float
-        Second moment of the output over that of the input.
-    predicted : float
-        The same from the input's energy, the weights' and the biases' second moments.
-    z : float
-        Significance of the difference, a standard normal if the layer is what it should be.
-    """
-
-    measured: float
-    predicted: float
-    z: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +186,37 @@ class Analysis(Presentable):
         owners = {w.site.module for w in self.select(signal="weight") if w.first.fan_in}
         return tuple(s for s in self.select(signal=signal, run=run) if s.site.module in owners)
 
+    def test_gains(self) -> tuple[GainTest, ...]:
+        """Judge the gain of every weighted layer among those of its net.
+
+        Returns
+        -------
+        tuple of GainTest
+            In order of depth. Each run and each step is a family of its own, over whose layers
+            ``p_holm`` is adjusted (Holm 1979).
+
+        Examples
+        --------
+        >>> import torch, varprobe as vp
+        >>> generator = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
+        >>> handle = model[1].register_forward_hook(lambda module, args, output: 1.5 * output)
+        >>> analysis = vp.analyze(vp.profile(model, torch.randn(32, 64)))
+        >>> [test.site.module for test in analysis.test_gains() if test.p_holm < 0.01]
+        ['1']
+        """
+        families: defaultdict[tuple[str, int], list[tuple[Site, Gain]]] = defaultdict(list)
+        for site in self.sites:
+            if site.gain is not None:
+                families[site.first.run, site.first.step].append((site.site, site.gain))
+        return tuple(
+            GainTest(run=run, step=step, site=site, gain=gain, p_holm=p)
+            for (run, step), family in families.items()
+            for (site, gain), p in zip(
+                family, adjust_holm(gain.p for _, gain in family), strict=True
+            )
+        )
+
     def to_frame(self) -> pd.DataFrame:
         """Return a tidy frame with the columns of `varprobe.schema.ANALYSIS`, a row per record."""
         return build_frame(
@@ -248,20 +258,6 @@ def analyze(recording: Recording, prediction: Prediction | None = None) -> Analy
     Analysis
         Ratios, significances, gains; nothing is judged yet (see `varprobe.diagnose`).
 
-    Notes
-    -----
-    The local test: let h_p be the input's windows at the output positions, G = h hᵀ their Gram
-    matrix, a = w² mean|h|² with w² the *measured* second moment of the weights, and n_out the
-    number of output channels. The second moment of the outputs has the expectation a + b², and
-    over weights of any isotropic law with this w² the variance
-
-        (2 a² (tr G²/(tr G)² - 1/fan_in) + 4 a b² |mean h|²/mean|h|²) / n_out.
-
-    The first term is that of a quadratic form on a sphere (the weights' own scale is known, so that
-    only its anisotropy is left to chance), the second that of the cross term with the bias. It is
-    matched by a chi-square (Satterthwaite 1946), which Wilson and Hilferty's cube root (1931, eq.
-    8) turns into a standard normal.
-
     Examples
     --------
     >>> import torch, varprobe as vp
@@ -288,67 +284,12 @@ def analyze(recording: Recording, prediction: Prediction | None = None) -> Analy
         SiteAnalysis(
             records=tuple(records),
             expectation=expected.get(records[0].site),
-            gain=_compare_gains(records, parameters),
+            gain=compare_gains(records, parameters),
             chi=chis.get((records[0].run, records[0].step, records[0].site), NAN),
         )
         for records in ordered
     )
     return Analysis(recording=recording, prediction=prediction, sites=sites)
-
-
-def geometric_mean(values: Iterable[float]) -> float:
-    """Return exp(mean(ln x)); 0 if a value is 0, NaN if one is NaN or there are none."""
-    numbers = list(values)
-    if not numbers or any(math.isnan(x) for x in numbers):
-        return NAN
-    if any(x <= 0.0 for x in numbers):
-        return 0.0
-    return math.exp(math.fsum(map(math.log, numbers)) / len(numbers))
-
-
-_Parameters = dict[tuple[str, int, int, str, str], Record]
-
-
-def _compare_gains(records: Sequence[Record], parameters: _Parameters) -> Gain | None:
-    gains = [gain for record in records if (gain := _compare_gain(record, parameters))]
-    if not gains:
-        return None
-    # Draws are independent: Stouffer's sum of their scores is a standard normal again.
-    return Gain(
-        measured=geometric_mean(gain.measured for gain in gains),
-        predicted=geometric_mean(gain.predicted for gain in gains),
-        z=math.fsum(gain.z for gain in gains) / math.sqrt(len(gains)),
-    )
-
-
-def _compare_gain(record: Record, parameters: _Parameters) -> Gain | None:
-    received, where = record.linear_input, (record.run, record.draw, record.step)
-    weight = parameters.get((*where, record.site.module, "weight"))
-    if received is None or weight is None or not weight.shape:
-        return None
-    bias = parameters.get((*where, record.site.module, "bias"))
-    driven = weight.moments.second_moment * received.energy
-    constant = bias.moments.second_moment if bias else 0.0
-    expected = driven + constant
-    measured = record.moments.second_moment
-    if not driven > 0.0 or not math.isfinite(measured):
-        return None
-    isotropic = 1.0 / (weight.fan_in or 1)
-    anisotropy = max(1.0 / received.effective_samples - isotropic, ANISOTROPY_ERROR * isotropic)
-    crossed = 4.0 * driven * constant * received.common_energy / received.energy
-    variance = (2.0 * driven * driven * anisotropy + crossed) / weight.shape[0]
-    variance += (weight.second_moment_error * received.energy) ** 2
-    return Gain(
-        measured=measured / received.second_moment,
-        predicted=expected / received.second_moment,
-        z=_score_chi_square(measured / expected, variance / (expected * expected)),
-    )
-
-
-def _score_chi_square(ratio: float, relative_variance: float) -> float:
-    """Return the normal score of ratio = χ²_ν/ν with ν = 2 / relative_variance."""
-    ninth = relative_variance / 9.0
-    return (math.cbrt(ratio) - (1.0 - ninth)) / math.sqrt(ninth)
 
 
 def _compute_chis(groups: Sequence[Sequence[Record]]) -> dict[tuple[str, int, Site], float]:

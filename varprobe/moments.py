@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -179,3 +179,13 @@ def merge_linear_inputs(
         effective_samples=max(first.effective_samples, second.effective_samples),
         positions=positions,
     )
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """Return exp(mean(ln x)); 0 if a value is 0, NaN if one is NaN or there are none."""
+    numbers = list(values)
+    if not numbers or any(math.isnan(x) for x in numbers):
+        return math.nan
+    if any(x <= 0.0 for x in numbers):
+        return 0.0
+    return math.exp(math.fsum(map(math.log, numbers)) / len(numbers))

@@ -2,7 +2,8 @@
 
 ``finding`` holds what a check says, ``rule`` the registry and what each code means, ``verdict``
 runs them all. Each family of checks is a file: ``nothing`` (VP001), ``growth`` (VP101, VP102,
-VP201, VP202), ``dead`` (VP103), ``weights`` (VP301, VP302), ``numerics`` (VP901).
+VP201, VP202), ``dead`` (VP103), ``weights`` (VP301, VP302), ``departure`` (VP303),
+``numerics`` (VP901).
 """
 
 from varprobe.diagnosis.finding import Diagnosis, Finding

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from varprobe.analysis import Analysis
-from varprobe.diagnosis import dead, growth, nothing, numerics, weights  # noqa: F401
+from varprobe.diagnosis import dead, departure, growth, nothing, numerics, weights  # noqa: F401
 from varprobe.diagnosis.finding import LEVELS, Diagnosis
 from varprobe.diagnosis.rule import RULES
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from varprobe.analysis import geometric_mean
 from varprobe.errors import UnknownNameError
+from varprobe.moments import geometric_mean
 from varprobe.recording import Record, Recording, Site
 
 if TYPE_CHECKING:
