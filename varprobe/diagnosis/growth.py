@@ -140,7 +140,7 @@ def find_exploding_gradients(analysis: Analysis, run: str) -> Iterator[Finding]:
 
 
 def _find(analysis: Analysis, run: str, code: str, *, signal: str, sign: int) -> Iterator[Finding]:
-    conventional = _find_conventional_scales(analysis, run)
+    conventional = find_conventional_scales(analysis, run)
     scales = conventional if signal == "gradient" else dict.fromkeys(conventional, 0.0)
     for sites in _group_by_role(analysis.select_weighted(signal=signal, run=run)):
         trend = _follow(sites if signal == "activation" else sites[::-1], scales)
@@ -149,7 +149,7 @@ def _find(analysis: Analysis, run: str, code: str, *, signal: str, sign: int) ->
             yield _describe(code, trend, worst)
 
 
-def _find_conventional_scales(analysis: Analysis, run: str) -> dict[str, float]:
+def find_conventional_scales(analysis: Analysis, run: str) -> dict[str, float]:
     """Return the second moments of the outputs that a norm takes up directly, by module."""
     weighted = {s.site.module for s in analysis.select_weighted(signal="activation", run=run)}
     sites = analysis.select(signal="activation", run=run)
