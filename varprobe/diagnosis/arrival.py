@@ -38,7 +38,7 @@ REMEDIES = {
     "VP203",
     name="gradients never arrive",
     what="A layer with trainable weights ran, a backward pass ran, and its weights got no gradient "
-    "at all. Layers that did not run, or are frozen, are told as info.",
+    "at all; a warning in eval mode. Layers that did not run, or are frozen, are told as info.",
     why="It stays as it was drawn, however long the training, and nothing fails.",
     remedy=REMEDIES[CUT_OFF],
     reference="PyTorch documentation, Autograd mechanics: locally disabling gradient computation.",
@@ -53,13 +53,15 @@ def find_absent_gradients(analysis: Analysis, run: str) -> Iterator[Finding]:
         reason = books.explain(module, weights)
         if reason:
             reasons.setdefault(reason, []).append(module)
+    # What is only run cuts gradients where it likes: proposals of a detector, say.
+    level = "error" if analysis.recording.meta.get("training", True) else "warning"
     for reason, modules in reasons.items():
         more = f" ({len(modules)} modules alike)" if len(modules) > 1 else ""
         yield RULES["VP203"].report(
             modules[0],
             f"{reason}{more}",
             run=run,
-            level="info" if reason in (UNUSED, FROZEN) else "error",
+            level="info" if reason in (UNUSED, FROZEN) else level,
             measured=0.0,
             expected=math.nan,
             threshold=0.0,

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from varprobe.analysis import Analysis, SiteAnalysis, geometric_mean
 from varprobe.diagnosis.finding import Finding
 from varprobe.diagnosis.growth import MIN_WIDTH, RELU_LOG_VARIANCE, SIGNIFICANCE
+from varprobe.diagnosis.idle_norms import WAKE_NORMS, describe_idle_norms
 from varprobe.diagnosis.rule import RULES, check_rule
 
 MIN_SPREAD = 1e-4
@@ -51,6 +52,7 @@ from it."""
 def find_collapse(analysis: Analysis, run: str) -> Iterator[Finding]:
     """Yield a finding for samples, and one for tokens, if the last layer cannot tell them apart."""
     sites = analysis.select_weighted(signal="activation", run=run)
+    idle = describe_idle_norms(analysis, run)
     for what, field in AXES.items():
         known = [(site, spread) for site in sites for spread in [_spread(site, field)] if spread]
         if not known or known[-1][0] is not sites[-1]:
@@ -64,11 +66,12 @@ def find_collapse(analysis: Analysis, run: str) -> Iterator[Finding]:
             layers[crossing].site.module,
             f"{what} are alike from here on: of the spread {entered:.2g} that entered, "
             f"{last / entered:.2g} reaches {layers[-1].site.module or 'the root'}; at least "
-            f"{MIN_SPREAD:g} must remain",
+            f"{MIN_SPREAD:g} must remain{idle}",
             run=run,
             measured=last / entered,
             expected=1.0,
             threshold=MIN_SPREAD,
+            remedy=WAKE_NORMS if idle else None,
         )
 
 
