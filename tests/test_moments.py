@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 from functools import reduce
 
@@ -154,6 +155,15 @@ def test_inputs_are_averaged_by_their_positions() -> None:
     large = make_linear_input(5.0, effective_samples=7.0, positions=3)
     merged = make_linear_input(4.0, effective_samples=7.0, positions=4)
     assert merge_linear_inputs(small, large) == merged
+
+
+def test_spreads_are_averaged_where_both_sides_know_them() -> None:
+    one = make_linear_input(1.0, effective_samples=1.0, positions=1)
+    near, far = (replace(one, sample_spread=s, token_spread=None) for s in (0.1, 0.3))
+    merged = merge_linear_inputs(near, far)
+    assert merged is not None
+    assert merged.sample_spread == pytest.approx(0.2)
+    assert merged.token_spread is None
 
 
 def test_an_input_that_one_side_did_not_see_is_unknown() -> None:

@@ -98,7 +98,7 @@ class TestFile:
 
         document = json.loads(path.read_text("ascii"), parse_constant=refuse)
         assert document["format"] == "varprobe recording"
-        assert document["version"] == 2
+        assert document["version"] == recording_file.VERSION
         assert document["records"][0]["moments"]["mean"] == "nan"
         assert document["meta"] == {"loss": {"$float": "inf"}}
 
@@ -126,11 +126,16 @@ class TestFile:
         command = [sys.executable, "-c", code, str(saved)]
         assert subprocess.check_output(command, text=True).strip() == "False"
 
-    def test_a_file_of_the_first_version_is_read(self, saved: Path) -> None:
+    @pytest.mark.parametrize("version", [1, 2])
+    def test_a_file_of_an_older_version_is_read(self, saved: Path, version: int) -> None:
         def go_back(document: dict[str, Any]) -> None:
-            document["version"] = 1
+            document["version"] = version
             for record in document["records"]:
-                assert record.pop("sampling") is None
+                assert record.pop("distinct_rows") is None
+                received = record["linear_input"] or {"sample_spread": None, "token_spread": None}
+                assert (received.pop("sample_spread"), received.pop("token_spread")) == (None, None)
+                if version == 1:
+                    assert record.pop("sampling") is None
 
         edit(saved, go_back)
         assert Recording.load(saved) == RECORDING

@@ -149,6 +149,13 @@ class LinearInput:
         positions are worth, between 1 and their number.
     positions : int
         Output positions, samples of the batch included.
+    sample_spread : float or None
+        1 - c, c the correlation of two slices of the input along its first axis (samples of a
+        batch, nodes of a graph), averaged over pairs: the mean variance along that axis over the
+        second moment. 0 if all are alike, 1 if they are independent and centred; None for one.
+    token_spread : float or None
+        The same along what lies between the first axis and the features of a Linear's input (the
+        tokens of a sequence); None where there is no such axis.
     """
 
     second_moment: float
@@ -156,6 +163,8 @@ class LinearInput:
     common_energy: float
     effective_samples: float
     positions: int
+    sample_spread: float | None = None
+    token_spread: float | None = None
 
 
 def merge_linear_inputs(
@@ -170,6 +179,9 @@ def merge_linear_inputs(
     def mix(a: float, b: float) -> float:
         return a + (b - a) * share
 
+    def mix_known(a: float | None, b: float | None) -> float | None:
+        return None if a is None or b is None else mix(a, b)
+
     return LinearInput(
         second_moment=mix(first.second_moment, second.second_moment),
         energy=mix(first.energy, second.energy),
@@ -178,6 +190,9 @@ def merge_linear_inputs(
         # what both are worth, so that no significance is overstated.
         effective_samples=max(first.effective_samples, second.effective_samples),
         positions=positions,
+        # Within each batch: whether the batches differ from each other is not known.
+        sample_spread=mix_known(first.sample_spread, second.sample_spread),
+        token_spread=mix_known(first.token_spread, second.token_spread),
     )
 
 

@@ -96,6 +96,8 @@ class Record:
         Shape of the last tensor that was pooled here.
     fan_in, fan_out : int or None
         Fans of a weight of Linear, ConvNd and ConvTransposeNd; None elsewhere.
+    distinct_rows : int or None
+        Units of such a layer whose incoming weights differ; None where they were not counted.
     linear_input : LinearInput or None
         The input of a weighted layer, beside the activation it produced.
     exponents : mapping of int to int, or None
@@ -125,6 +127,7 @@ class Record:
     shape: tuple[int, ...] = ()
     fan_in: int | None = None
     fan_out: int | None = None
+    distinct_rows: int | None = None
     linear_input: LinearInput | None = None
     exponents: Mapping[int, int] | None = None
     backward: int = 0

@@ -2,7 +2,7 @@
 
 ::
 
-    {"format": "varprobe recording", "version": 2,
+    {"format": "varprobe recording", "version": 3,
     "meta": {"model": "Sequential"},
     "unobserved": [{"module": "head", "reason": "never called"}],
     "records": [
@@ -15,8 +15,8 @@ it is written: a float that JSON cannot spell is the string "nan", "inf" or "-in
 where fields have no types, it is ``{"$float": "nan"}``, and a key that begins with "$" gets another
 "$" in front. Finite floats come back bit for bit: Python writes the shortest decimal that does.
 
-Other fields would be another version; version 1 had no ``sampling``. Reading runs no code that the
-file brings.
+Other fields would be another version; version 1 had no ``sampling``, version 2 no
+``distinct_rows`` and no spreads. Reading runs no code that the file brings.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from varprobe.recording import Recording
 from varprobe.schema import SIGNALS
 
 FORMAT = "varprobe recording"
-VERSION = 2
+VERSION = 3
 
 
 def write(recording: Recording, path: str | os.PathLike[str]) -> None:
@@ -143,15 +143,25 @@ def _parse(name: str, content: bytes) -> dict[str, object]:
             f"version {VERSION}. Upgrade varprobe to read it."
         )
     fields = {key: value for key, value in document.items() if key not in ("format", "version")}
-    return _upgrade(fields) if version == 1 else fields
+    return _upgrade(fields) if version < VERSION else fields
 
 
 def _upgrade(fields: dict[str, Any]) -> dict[str, object]:
-    """Return the fields of a document of version 1 as version 2 has them: all was read whole."""
+    """Return the fields of a document of an older version: what it did not have was not measured.
+
+    All was read whole before there was ``sampling``.
+    """
     records = fields.get("records")
     if isinstance(records, list) and all(isinstance(record, dict) for record in records):
-        fields["records"] = [{"sampling": None, **record} for record in records]
+        fields["records"] = [_upgrade_record(record) for record in records]
     return fields
+
+
+def _upgrade_record(record: dict[str, Any]) -> dict[str, Any]:
+    received = record.get("linear_input")
+    if isinstance(received, dict):
+        record["linear_input"] = {"sample_spread": None, "token_spread": None, **received}
+    return {"sampling": None, "distinct_rows": None, **record}
 
 
 def _foreign(name: str, found: str) -> RecordingFormatError:

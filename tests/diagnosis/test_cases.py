@@ -27,7 +27,8 @@ def test_flags_a_faulty_model(name: str, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(SEEDS))
 @pytest.mark.parametrize("name", HEALTHY)
 def test_passes_a_healthy_model(name: str, seed: int) -> None:
-    assert judge(HEALTHY[name], seed).findings == ()
+    # A deliberate design is said so, and is no warning.
+    assert {finding.level for finding in judge(HEALTHY[name], seed).findings} <= {"info"}
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from varprobe.diagnosis.growth import MAX_GROWTH, RELU_LOG_VARIANCE, SIGNIFICANC
 
 def findings_of(model: nn.Module, inputs: torch.Tensor, **options: object) -> dict[str, vp.Finding]:
     diagnosis = vp.check(model, inputs, **options)
-    return {finding.code: finding for finding in diagnosis.findings}
+    return {finding.code: finding for finding in diagnosis.findings if finding.level != "info"}
 
 
 def stack(factor: float, depth: int = 30) -> tuple[nn.Module, torch.Tensor]:
@@ -234,3 +234,71 @@ def test_he_is_what_the_stack_was_drawn_from() -> None:
     model, inputs = stack(0.5)
     vp.initialize(model, "kaiming_normal", seed=0)
     assert findings_of(model, inputs) == {}
+
+
+class Levels(nn.Module):
+    """A pyramid: a trunk, and beside it a layer and a shared head for each of its sizes.
+
+    One level is weighed far less than the others, as happens where hardly any box falls into it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.ModuleList(nn.Conv2d(16, 16, 3, padding=1) for _ in range(4))
+        self.levels = nn.ModuleList(nn.Conv2d(16, 16, 3, padding=1) for _ in range(4))
+        self.head = nn.Conv2d(16, 16, 3, padding=1)
+        draw_weights(self, he)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros(())
+        for index, (trunk, level) in enumerate(zip(self.trunk, self.levels, strict=True)):
+            x = torch.relu(trunk(nn.functional.avg_pool2d(x, 2) if index else x))
+            total = total + self.head(torch.relu(level(x))).sum((2, 3)) * (
+                1e-4 if index == 0 else 1
+            )
+        return total
+
+
+def test_levels_side_by_side_are_no_depth() -> None:
+    torch.manual_seed(0)
+    assert findings_of(Levels(), torch.randn(4, 16, 32, 32)) == {}
+
+
+class NormBlock(nn.Module):
+    """relu(x + branch(x)) with BatchNorm, or the same without a way around."""
+
+    def __init__(self, width: int, *, around: bool) -> None:
+        super().__init__()
+        self.conv = nn.Linear(width, width, bias=False)
+        self.norm = nn.BatchNorm1d(width)
+        self.around = around
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(self.conv(x))
+        return torch.relu(x + y if self.around else y)
+
+
+@pytest.mark.parametrize(
+    ("around", "depth", "healthy"), [(True, 50, True), (False, 10, True), (False, 60, False)]
+)
+def test_batch_norm_stacks_explode_without_a_way_around(
+    around: bool, depth: int, healthy: bool
+) -> None:
+    # Yang et al. 2019: the gradient's second moment grows by π/(π-1) a layer.
+    torch.manual_seed(0)
+    model = nn.Sequential(*[NormBlock(64, around=around) for _ in range(depth)], nn.Linear(64, 10))
+    codes = set(findings_of(model, torch.randn(64, 64)))
+    assert ("VP202" not in codes) == healthy
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_untrained_statistics_are_said(training: bool) -> None:
+    torch.manual_seed(0)
+    blocks = [nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU()) for _ in range(20)]
+    model = nn.Sequential(*blocks, nn.Linear(64, 10)).train(training)
+    findings = findings_of(model, torch.randn(64, 64))
+    if training:
+        assert findings == {}
+        return
+    assert "20 of its 20 BatchNorm layers use untrained statistics" in findings["VP201"].message
+    assert "model.train()" in findings["VP201"].remedy

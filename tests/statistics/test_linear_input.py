@@ -171,7 +171,42 @@ def test_inputs_with_a_few_zero_rows_only_in_the_sample_are_worth_one() -> None:
         common_energy=0.0,
         effective_samples=1.0,
         positions=1000,
+        sample_spread=pytest.approx(1.0),
     )
+
+
+def spreads(layer: nn.Module, x: torch.Tensor) -> tuple[float | None, float | None]:
+    received = measure_linear_input(layer, x)
+    assert received is not None
+    return received.sample_spread, received.token_spread
+
+
+def correlate(slices: torch.Tensor) -> float:
+    """Return the mean product of two different slices, over the mean square: pair by pair."""
+    rows = slices.flatten(1).double()
+    products = [float(a @ b) for i, a in enumerate(rows) for b in rows[:i]]
+    return sum(products) / len(products) / (float(rows.square().sum()) / len(rows))
+
+
+def test_the_spread_is_what_correlation_leaves() -> None:
+    x = torch.randn(6, 5, 7) + 2 * torch.randn(1, 5, 7) + torch.randn(6, 1, 7)
+    samples, tokens = spreads(nn.Linear(7, 3), x)
+    assert samples == pytest.approx(1 - correlate(x))
+    assert tokens == pytest.approx(1 - correlate(x.transpose(0, 1)))
+    images = torch.rand(4, 3, 8, 8)
+    assert spreads(nn.Conv2d(3, 4, 3), images) == (pytest.approx(1 - correlate(images)), None)
+
+
+def test_equal_samples_have_exactly_no_spread() -> None:
+    assert spreads(nn.Linear(7, 3), torch.randn(1, 7).expand(5, 7)) == (0.0, None)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [(nn.Linear(7, 5), (1, 7)), (nn.Linear(7, 5), (7,)), (nn.Conv2d(3, 4, 3), (3, 6, 7))],
+)
+def test_one_sample_has_no_spread(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    assert spreads(layer, torch.randn(shape)) == (None, None)
 
 
 def _find_unsampled(positions: int) -> int:

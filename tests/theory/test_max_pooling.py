@@ -58,3 +58,11 @@ def test_pooling_of_a_wide_layer(shift):
         expected = prediction.find(Site(module=module, output=output, signal=signal))
         assert expected.second_moment == pytest.approx(moments.mean(), rel=0.03)
     assert math.isclose(prediction.find(Site(module="2")).log_std, 0, abs_tol=0.05)
+
+
+def test_behind_weights_of_zero_nothing_is_expected():
+    # No element is larger than the others, and there is no chance of it to tabulate.
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU(), nn.MaxPool2d(2))
+    nn.init.zeros_(model[0].weight)
+    prediction = predict(model, torch.randn(2, 3, 8, 8))
+    assert prediction.find(Site(module="2")).second_moment == 0.0

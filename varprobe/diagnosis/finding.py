@@ -42,7 +42,7 @@ class Finding:
     >>> _ = torch.nn.init.constant_(layer.weight, 0.5)
     >>> finding = vp.check(layer, torch.ones(2, 8)).findings[0]
     >>> print(finding.code, finding.name, finding.message, sep=": ")
-    VP302: constant weights: all 32 elements of its weight are 0.5
+    VP302: symmetric or constant weights: all 32 elements of its weight are 0.5
     """
 
     code: str
@@ -68,7 +68,7 @@ class Diagnosis(Presentable):
     Parameters
     ----------
     findings : tuple of Finding
-        Errors first, then warnings and infos, in order of depth.
+        Errors first, then warnings and infos, each in order of their codes.
     analysis : Analysis
         What was judged.
     ignored : mapping of str to int
@@ -83,7 +83,7 @@ class Diagnosis(Presentable):
     >>> diagnosis.healthy
     False
     >>> sorted({finding.code for finding in diagnosis.findings})
-    ['VP201', 'VP301']
+    ['VP105', 'VP201', 'VP301']
     """
 
     findings: tuple[Finding, ...]

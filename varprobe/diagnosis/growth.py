@@ -28,12 +28,19 @@ from typing import NamedTuple
 
 from varprobe.analysis import Analysis, SiteAnalysis
 from varprobe.diagnosis.finding import Finding
+from varprobe.diagnosis.idle_norms import WAKE_NORMS, describe_idle_norms
 from varprobe.diagnosis.rule import RULES, check_rule
 
 MAX_GROWTH = 1e4
 """Factor between second moments over depth that a healthy stack may reach, 100 in amplitude. He
 2015 (section 2.2) trains 22 ReLU layers under Xavier, which lose 2⁻²² = 2e-7, though later than
 under his own; 30 layers, 2⁻³⁰ = 1e-9, stall. Four layers of torch's default lose 6⁻⁴ = 1/1300."""
+
+MAX_GROWTH_BEHIND_NORMS = 1e8
+"""The same for gradients that grow towards the input where a norm takes up every layer's output:
+steps on weights whose scale does not count tune themselves to the gradient (Arora et al. 2019).
+torchvision's ResNet-50, -101 and -152 grow by 1e4, 3e5 and 9e6 and train. Plain stacks with
+BatchNorm, which grow by π/(π-1) a layer, fail from 50 layers on, at 2e8 (Yang et al. 2019)."""
 
 SIGNIFICANCE = 4.0
 """Standard deviations beyond which growth is no chance: 6e-5 in a normal tail."""
@@ -56,9 +63,9 @@ class Trend(NamedTuple):
     scatter: tuple[float, ...]
     """Standard deviation of ``growth`` over means of as many draws, for a healthy net."""
 
-    def find_crossing(self, sign: int) -> int | None:
+    def find_crossing(self, sign: int, allowed: float = MAX_GROWTH) -> int | None:
         """Return where the growth is worst in this direction, if it is an error there."""
-        limit = math.log(MAX_GROWTH)
+        limit = math.log(allowed)
         worst: int | None = None
         for index in range(ROLE_SIZE - 1, len(self.growth)):
             growth = self.growth[index]
@@ -128,8 +135,8 @@ def find_vanishing_gradients(analysis: Analysis, run: str) -> Iterator[Finding]:
     "VP202",
     name="exploding gradients",
     what=f"The second moment of the gradients of like layers grows by more than {MAX_GROWTH:g} "
-    f"towards the input, and by more than {SIGNIFICANCE:g} standard deviations of a healthy net of "
-    "this width.",
+    f"({MAX_GROWTH_BEHIND_NORMS:g} where norms take up their outputs) towards the input, and by "
+    f"more than {SIGNIFICANCE:g} standard deviations of a healthy net of this width.",
     why="One step of the optimizer throws the early layers far away.",
     remedy=_ACTIVATION_REMEDY,
     reference="Glorot and Bengio 2010, section 4.2; Schoenholz et al. 2017, section 5.",
@@ -140,16 +147,31 @@ def find_exploding_gradients(analysis: Analysis, run: str) -> Iterator[Finding]:
 
 
 def _find(analysis: Analysis, run: str, code: str, *, signal: str, sign: int) -> Iterator[Finding]:
-    conventional = _find_conventional_scales(analysis, run)
+    conventional = find_conventional_scales(analysis, run)
     scales = conventional if signal == "gradient" else dict.fromkeys(conventional, 0.0)
-    for sites in _group_by_role(analysis.select_weighted(signal=signal, run=run)):
+    layers = analysis.select_weighted(signal=signal, run=run)
+    idle = describe_idle_norms(analysis, run)
+    for sites in _group_by_role(layers):
         trend = _follow(sites if signal == "activation" else sites[::-1], scales)
-        worst = trend.find_crossing(sign)
-        if worst is not None:
-            yield _describe(code, trend, worst)
+        is_taken_up = all(site.site.module in conventional for site in sites)
+        allowed = MAX_GROWTH_BEHIND_NORMS if code == "VP202" and is_taken_up else MAX_GROWTH
+        worst = trend.find_crossing(sign, allowed)
+        if worst is None or (code == "VP201" and _goes_around(trend.sites[worst], layers)):
+            continue
+        yield _describe(code, trend, worst, allowed, idle)
 
 
-def _find_conventional_scales(analysis: Analysis, run: str) -> dict[str, float]:
+def _goes_around(site: SiteAnalysis, layers: Sequence[SiteAnalysis]) -> bool:
+    """Tell whether the gradient reaches layers before this one on another way, undiminished.
+
+    The levels of a pyramid lie side by side, and what little comes back to one of them is made up
+    for by the others.
+    """
+    before = [s for s in layers if s.first.depth < site.first.depth]
+    return any(s.second_moment > MAX_GROWTH * site.second_moment for s in before)
+
+
+def find_conventional_scales(analysis: Analysis, run: str) -> dict[str, float]:
     """Return the second moments of the outputs that a norm takes up directly, by module."""
     weighted = {s.site.module for s in analysis.select_weighted(signal="activation", run=run)}
     sites = analysis.select(signal="activation", run=run)
@@ -181,10 +203,12 @@ def _group_by_role(sites: Sequence[SiteAnalysis]) -> list[list[SiteAnalysis]]:
 def _take_first_calls(group: list[SiteAnalysis]) -> list[SiteAnalysis]:
     """Return one call of each module, if there are modules enough; else the calls are the depth.
 
-    A recurrent layer goes deeper with every call; what several branches share does not.
+    A recurrent layer goes deeper with every call; what several branches share does not. A head that
+    is shared by the levels of a pyramid meets another size at each.
     """
     first = list({site.site.module: site for site in reversed(group)}.values())[::-1]
-    return first if len(first) >= ROLE_SIZE else group
+    is_recurrent = len({site.first.shape for site in group}) == 1
+    return group if len(first) < ROLE_SIZE and is_recurrent else first
 
 
 def _name_role(module: str) -> str:
@@ -233,7 +257,7 @@ def _width(site: SiteAnalysis) -> int:
     return shape[-1] if shape else 1
 
 
-def _describe(code: str, trend: Trend, worst: int) -> Finding:
+def _describe(code: str, trend: Trend, worst: int, allowed: float, idle: str) -> Finding:
     site, first = trend.sites[worst], trend.sites[0].site.module or "the root"
     total, rate = math.exp(trend.growth[worst]), math.exp(trend.growth[worst] / worst)
     backward = code.startswith("VP2")
@@ -243,10 +267,12 @@ def _describe(code: str, trend: Trend, worst: int) -> Finding:
     return RULES[code].report(
         site.site.module,
         f"the second moment of its {what} is {total:.3g} times that at {first} (×{rate:.3g} a "
-        f"layer over {steps}); allowed is a factor of {MAX_GROWTH:g}, and a healthy net of this "
-        f"width stays within {math.exp(middle - spread):.2g} … {math.exp(middle + spread):.2g}",
+        f"layer over {steps}); allowed is a factor of {allowed:g}, and a healthy net of this "
+        f"width stays within {math.exp(middle - spread):.2g} … {math.exp(middle + spread):.2g}"
+        f"{idle}",
         run=site.first.run,
         measured=total,
         expected=1.0,
-        threshold=MAX_GROWTH if total > 1.0 else 1.0 / MAX_GROWTH,
+        threshold=allowed if total > 1.0 else 1.0 / allowed,
+        remedy=WAKE_NORMS if idle else None,
     )

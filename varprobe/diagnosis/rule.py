@@ -47,12 +47,13 @@ class CheckRule:
         expected: float,
         threshold: float,
         remedy: str | None = None,
+        level: str | None = None,
     ) -> Finding:
-        """Return a finding of this check."""
+        """Return a finding of this check, with its own remedy and level unless others are given."""
         return Finding(
             code=self.code,
             name=self.name,
-            level=self.level,
+            level=level or self.level,
             module=module,
             run=run,
             measured=measured,

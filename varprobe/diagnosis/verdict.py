@@ -6,7 +6,20 @@ from collections import Counter
 from collections.abc import Iterable
 
 from varprobe.analysis import Analysis
-from varprobe.diagnosis import dead, departure, growth, nothing, numerics, weights  # noqa: F401
+from varprobe.diagnosis import (  # noqa: F401
+    arrival,
+    collapse,
+    dead,
+    departure,
+    designs,
+    dtype_range,
+    growth,
+    nothing,
+    numerics,
+    saturation,
+    symmetry,
+    weights,
+)
 from varprobe.diagnosis.finding import LEVELS, Diagnosis
 from varprobe.diagnosis.rule import RULES
 
@@ -29,7 +42,7 @@ def diagnose(
     Returns
     -------
     Diagnosis
-        Its findings, errors first.
+        Its findings, errors first, then in order of their codes.
 
     Raises
     ------
@@ -48,9 +61,8 @@ def diagnose(
     found = [
         finding
         for run in analysis.recording.runs or ("",)
-        for code, rule in RULES.items()
-        if code in chosen
-        for finding in rule.find(analysis, run)
+        for code in sorted(chosen)
+        for finding in RULES[code].find(analysis, run)
     ]
     found.sort(key=lambda finding: LEVELS.index(finding.level))
     return Diagnosis(

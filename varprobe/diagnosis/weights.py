@@ -1,14 +1,21 @@
-"""VP301 and VP302: weights that do not fit what they are for, or cannot tell units apart."""
+"""VP301: weights that do not fit what they are for, or are not drawn as those of their peers."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from varprobe.analysis import Analysis, SiteAnalysis
 from varprobe.diagnosis.finding import Finding
+from varprobe.diagnosis.growth import find_conventional_scales
+from varprobe.diagnosis.peers import (
+    MAX_DEPARTURE as MAX_DEPARTURE_FROM_PEERS,
+    Odd,
+    find_odd,
+)
 from varprobe.diagnosis.rule import RULES, check_rule
+from varprobe.diagnosis.symmetry import is_constant, is_drawn
 from varprobe.theory.nonlinearities import get_nonlinearity
 
 NONLINEARITIES = {
@@ -35,26 +42,37 @@ SIGNIFICANCE = 4.0
 
 TREND_CODES = ("VP101", "VP102", "VP201", "VP202")
 
+MAX_ODDITY = 4.0
+"""Factor between the variance of an odd layer and its peers' from which it is an error: twice, or
+half, in standard deviation. What is less is worth a look, and no reason to stop."""
+
 
 @check_rule(
     "VP301",
     name="weight variance does not fit",
     level="warning",
-    what="Where signal vanishes or explodes: the variance of a weight is not the one that the "
-    "nonlinearity behind it needs, gain²/fan_in (forward) or gain²/fan_out (backward).",
-    why="The error of a layer is raised to the power of the depth.",
+    what="A layer's weights are of another variance than those of its peers, which agree with each "
+    f"other under some law (an error from a factor of {MAX_ODDITY:g}; an info at the ends of the "
+    "model, where the units of inputs and loss are free, and where a norm takes the scale back). "
+    "And where signal vanishes or explodes: the variance is not the one that the nonlinearity "
+    "behind needs, gain²/fan_in (forward) or gain²/fan_out (backward).",
+    why="The error of a layer multiplies what passes through it; that of all layers is raised to "
+    "the power of the depth.",
     remedy='vp.initialize(model, "kaiming_normal", nonlinearity=…).',
     reference="He et al. 2015, eq. 10 and 14; Glorot and Bengio 2010, eq. 12.",
 )
 def find_misfits(analysis: Analysis, run: str) -> Iterator[Finding]:
-    """Yield one finding for all layers that share a cause, if the signal suffers from it."""
+    """Yield a finding for each odd layer, and one for all that do not fit if signal suffers."""
+    weights = [site for site in analysis.select(signal="weight", run=run) if is_drawn(site)]
+    odd = find_odd(weights)
+    yield from _report_odd(analysis, run, odd)
     if not any(True for code in TREND_CODES for _ in RULES[code].find(analysis, run)):
         return
     followers = _find_followers(analysis, run)
     misfits = [
         (site, followers[site.site.module], product)
-        for site in analysis.select(signal="weight", run=run)
-        if site.first.fan_in and site.site.module in followers
+        for site in weights
+        if site.first.fan_in and site.site.module in followers and site not in [o.site for o in odd]
         for product in [_fit(site, compute_gain_squared(followers[site.site.module]))]
         if product is not None
     ]
@@ -73,6 +91,33 @@ def find_misfits(analysis: Analysis, run: str) -> Iterator[Finding]:
         threshold=MAX_DEPARTURE,
         remedy=_spell_remedy(kind),
     )
+
+
+def _report_odd(analysis: Analysis, run: str, odd: Sequence[Odd]) -> Iterator[Finding]:
+    conventional = find_conventional_scales(analysis, run)
+    owners = {s.site.module for s in analysis.select(signal="weight", run=run) if is_drawn(s)}
+    order = [s.site.module for s in analysis.select(signal="activation", run=run)]
+    layers = [module for module in order if module in owners]
+    for layer in odd:
+        module, departure = layer.site.site.module, layer.departure
+        excuse = ""
+        if module in layers[:1] + layers[-1:]:
+            excuse = "; at the ends of a model the scale is a choice of units"
+        elif module in conventional:
+            excuse = "; the norm behind it takes the scale back"
+        is_large = max(departure, 1 / departure) > MAX_ODDITY
+        yield RULES["VP301"].report(
+            module,
+            f"{layer.scale} is {layer.measured:.3g}, and {layer.usual:.3g} in its {layer.peers} "
+            f"peers (×{departure:.3g}){excuse}",
+            run=run,
+            level="info" if excuse else "error" if is_large else "warning",
+            measured=layer.measured,
+            expected=layer.usual,
+            threshold=MAX_DEPARTURE_FROM_PEERS,
+            remedy=f"Draw its {layer.site.site.output} as those of its peers: multiply it by "
+            f"{departure**-0.5:.3g}.",
+        )
 
 
 @functools.cache
@@ -106,7 +151,7 @@ def _fit(site: SiteAnalysis, gain: float) -> float | None:
     Constant weights have no law to fit; VP302 speaks of them.
     """
     record = site.first
-    if not record.fan_in or not record.fan_out or _is_constant(site):
+    if not record.fan_in or not record.fan_out or is_constant(site):
         return None
     numel = record.moments.numel * site.draws
     tolerance = math.log(MAX_DEPARTURE) + SIGNIFICANCE * math.sqrt(2.0 / numel)
@@ -126,39 +171,3 @@ def _spell_remedy(kind: str) -> str:
         return 'vp.initialize(model, "lecun_normal")'
     gain = math.sqrt(compute_gain_squared(kind))
     return f'vp.initialize(model, "kaiming_normal", gain={gain:.4g})'
-
-
-@check_rule(
-    "VP302",
-    name="constant weights",
-    what="A weight of a Linear or ConvNd layer has variance 0: all its elements are equal.",
-    why="Units that start equal get equal gradients and stay equal: the layer is one unit wide.",
-    remedy='Draw the weights at random, for example vp.initialize(model, "kaiming_normal").',
-    reference="Goodfellow et al. 2016, section 8.4.",
-)
-def find_constant_weights(analysis: Analysis, run: str) -> Iterator[Finding]:
-    """Yield a finding for the constant weights; zeros are a design unless all weights are zeros."""
-    weights = [s for s in analysis.select(signal="weight", run=run) if s.first.fan_in]
-    constant = [s for s in weights if s.first.moments.numel > 1 and _is_constant(s)]
-    zeros = [s for s in constant if s.second_moment == 0.0]
-    guilty = constant if len(zeros) == len(weights) else [s for s in constant if s not in zeros]
-    if not guilty:
-        return
-    first = guilty[0]
-    value = first.first.moments.mean
-    more = f", and those of {len(guilty) - 1} more layers are constant" if len(guilty) > 1 else ""
-    yield RULES["VP302"].report(
-        first.site.module,
-        f"all {first.first.moments.numel} elements of its weight are {value:.6g}{more}",
-        run=run,
-        measured=0.0,
-        expected=math.nan,
-        threshold=0.0,
-    )
-
-
-def _is_constant(site: SiteAnalysis) -> bool:
-    # Equal float32 numbers may leave a variance of the rounding of their mean.
-    return all(
-        record.moments.variance <= 1e-14 * record.moments.second_moment for record in site.records
-    )

@@ -54,12 +54,22 @@ class Place:
     printed, is made when somebody asks.
     """
 
-    __slots__ = ("absence", "awaited", "entries", "fans", "key", "kind", "unmeasurable")
+    __slots__ = (
+        "absence",
+        "awaited",
+        "distinct_rows",
+        "entries",
+        "fans",
+        "key",
+        "kind",
+        "unmeasurable",
+    )
 
     def __init__(self, key: Key, kind: str) -> None:
         self.key = key
         self.kind = kind
         self.fans: tuple[int, int] | None = None
+        self.distinct_rows: int | None = None
         self.entries: dict[int, Entry] = {}
         """By the index among the backward passes that reached one forward; 0 without any."""
         self.awaited = False
@@ -240,6 +250,7 @@ def _to_record(place: Place, entry: Entry, **where: Any) -> Record:
         shape=entry.shape,
         fan_in=fan_in,
         fan_out=fan_out,
+        distinct_rows=place.distinct_rows,
         linear_input=entry.linear_input,
         exponents=reading.exponents,
         sampling=find_sampling(entry.reading),

@@ -16,6 +16,7 @@ from varprobe.modules import (
 from varprobe.observation.forwards import AnyForward
 from varprobe.observation.gradients import GradientTaps
 from varprobe.observation.ledger import FULLY_SHARDED, Ledger
+from varprobe.statistics import count_distinct_rows
 
 
 class Parameters:
@@ -52,6 +53,8 @@ class Parameters:
                 reading = self._ledger.measure(place, parameter)
                 if reading is not None:
                     self._ledger.add(place, reading, parameter)
+                if place.fans and self._ledger.full and self._ledger.reads_whole(parameter):
+                    place.distinct_rows = count_distinct_rows(owner, parameter)
             if "weight_gradient" in self._signals and parameter.requires_grad:
                 place = self._ledger.find_place(*where, "weight_gradient", kind)
                 place.awaited = True

@@ -8,6 +8,7 @@ slow and obvious. `Sampler` reads large tensors in part. Layouts that have no de
 
 from varprobe.statistics.linear_input import measure_linear_input
 from varprobe.statistics.measure import measure
+from varprobe.statistics.rows import count_distinct_rows
 from varprobe.statistics.sampling import Reading, Sampler, find_sampling, read
 from varprobe.statistics.tensors import Unmeasurable, shape_of
 
@@ -15,6 +16,7 @@ __all__ = [
     "Reading",
     "Sampler",
     "Unmeasurable",
+    "count_distinct_rows",
     "find_sampling",
     "measure",
     "measure_linear_input",

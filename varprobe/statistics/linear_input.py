@@ -4,7 +4,8 @@ A layer's output at one position is w · h, h the window of fan-in inputs. Given
 output's second moment over fresh weights of second moment w² is w² · mean|h|². How far it scatters
 over draws depends on the Gram matrix G = h hᵀ over the positions: on (tr G)²/tr G², the number of
 samples that the positions are worth, and where there is a bias on the mean window, which all
-positions share.
+positions share. How far samples, or tokens, still differ from each other is measured along their
+axes.
 """
 
 from __future__ import annotations
@@ -67,13 +68,36 @@ def measure_linear_input(module: nn.Module, tensor: torch.Tensor) -> LinearInput
         else:
             windows = _see_patches(module, values)
         samples, common_energy = _sum_up_gram(windows)
+        samples_apart, tokens_apart = _measure_spreads(module, values, second_moment)
     return LinearInput(
         second_moment=second_moment,
         energy=windows.energy,
         common_energy=min(common_energy, windows.energy),
         effective_samples=samples,
         positions=windows.positions,
+        sample_spread=samples_apart,
+        token_spread=tokens_apart,
     )
+
+
+def _measure_spreads(
+    module: nn.Linear | _Convolution, values: torch.Tensor, second_moment: float
+) -> tuple[float | None, float | None]:
+    """Return how far samples, and tokens, differ; None where the input has no such axis."""
+    if not isinstance(module, nn.Linear):
+        is_batch = values.dim() == len(module.kernel_size) + 2
+        return _measure_spread(values, second_moment) if is_batch else None, None
+    tokens = values.flatten(1, -2).transpose(0, 1) if values.dim() > 2 else values[:1]
+    return _measure_spread(values, second_moment), _measure_spread(tokens, second_moment)
+
+
+def _measure_spread(slices: torch.Tensor, second_moment: float) -> float | None:
+    """Return the mean variance along the first axis (correction 1), over the second moment."""
+    count = len(slices) if slices.dim() > 1 else 1
+    if count < 2:
+        return None
+    # About the first slice: where all are equal, the differences and the variance are exactly 0.
+    return (slices - slices[:1]).var(0).mean().item() / second_moment
 
 
 def _runs_as_torch_does(module: _Convolution) -> bool:

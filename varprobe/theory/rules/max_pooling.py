@@ -127,6 +127,8 @@ def max_pool(
     check_channels(law.layout)
     if not law.field.gaussian or law.thinning != 1.0:
         raise MissingRuleError("its argument is not a function of a Gaussian array")
+    if not bool((law.field.spreads > 0.0).any()):
+        raise MissingRuleError("its argument does not vary: the weights before it are 0")
     geometry = (kernel_size, stride or kernel_size, padding, dilation)
     members, shape = _find_members(law, geometry, ceil_mode=ceil_mode)
     windows = _Windows.of(law.field, members)
