@@ -66,6 +66,11 @@ class Site:
         """Whether it is the result of an operation in the module, not the module's output."""
         return "()" in self.output
 
+    @property
+    def parameter(self) -> str:
+        """The name of a weight, or of a weight gradient's, as in ``named_parameters()``."""
+        return f"{self.module}.{self.output}" if self.module else self.output
+
     def __str__(self) -> str:
         call = "" if not self.call else f"@{'?' if self.call == UNKNOWN_CALL else self.call}"
         output = f".{self.output}" if self.output else ""

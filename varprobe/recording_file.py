@@ -257,13 +257,18 @@ def _read_float(value: Any) -> float:
 
 
 def _object_codec(kind: Any) -> _Codec:
-    hints = get_type_hints(kind)
-    codecs = {field.name: codec_of(hints[field.name]) for field in dataclasses.fields(kind)}
+    @functools.cache
+    def list_codecs() -> dict[str, _Codec]:
+        # Not before they are needed: an object may hold others of its own type.
+        hints = get_type_hints(kind)
+        return {field.name: codec_of(hints[field.name]) for field in dataclasses.fields(kind)}
 
     def encode(value: Any) -> dict[str, Any]:
-        return {n: _at(f".{n}", codec.encode, getattr(value, n)) for n, codec in codecs.items()}
+        fields = list_codecs().items()
+        return {n: _at(f".{n}", codec.encode, getattr(value, n)) for n, codec in fields}
 
     def decode(value: Any) -> Any:
+        codecs = list_codecs()
         if not isinstance(value, dict) or value.keys() != codecs.keys():
             raise _Misfit(value, f"an object of exactly {', '.join(codecs)}")
         return kind(**{n: _at(f".{n}", codec.decode, value[n]) for n, codec in codecs.items()})

@@ -20,7 +20,7 @@ def test_findings_name_layer_number_limit_and_the_next_command(run: Run) -> None
     assert "VP101 error vanishing activations: " in stdout
     assert "allowed is a factor of 10000" in stdout
     assert "fix: " in stdout
-    assert "next: varprobe explain VP101" in stdout
+    assert "next: varprobe explain VP301" in stdout
 
 
 def test_the_option_replaces_the_inputs_of_the_target(run: Run) -> None:

@@ -37,7 +37,8 @@ def test_it_prints_tables_and_findings_and_writes_two_files(
     result = run("demo", "--draws", "2")
     assert result.exit_code == 0, result.stderr
     assert "factor per layer" in result.stdout
-    assert "VP201 error vanishing gradients under xavier_normal" in result.stdout
+    assert "VP301 error weight variance does not fit under xavier_normal" in result.stdout
+    assert "hence: VP201 error vanishing gradients" in result.stdout
     assert "conv30" in result.stdout
     paths = [line.removeprefix("wrote ") for line in result.stdout.splitlines()[-2:]]
     assert paths == ["varprobe-demo/comparison.png", "varprobe-demo/comparison.html"]

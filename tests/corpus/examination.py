@@ -202,9 +202,9 @@ def _check(build: Builder, result: Result) -> None:
     changed = _list_differences(before, _describe(subject))
     if changed:
         result.failures.append(f"check changes {changed}")
-    codes = sorted({finding.code for finding in diagnosis.findings})
+    codes = sorted({finding.code for finding in diagnosis.all_findings})
     result.verdict = " ".join(["healthy" if diagnosis.healthy else "UNHEALTHY", *codes])
     result.findings = tuple(
         f"{finding.code} {finding.level} at {finding.module}: {finding.message}"
-        for finding in diagnosis.findings
+        for finding in diagnosis.all_findings
     )

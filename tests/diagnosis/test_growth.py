@@ -15,7 +15,7 @@ from varprobe.diagnosis.growth import MAX_GROWTH, RELU_LOG_VARIANCE, SIGNIFICANC
 
 def findings_of(model: nn.Module, inputs: torch.Tensor, **options: object) -> dict[str, vp.Finding]:
     diagnosis = vp.check(model, inputs, **options)
-    return {finding.code: finding for finding in diagnosis.findings if finding.level != "info"}
+    return {f.code: f for f in diagnosis.all_findings if f.level != "info"}
 
 
 def stack(factor: float, depth: int = 30) -> tuple[nn.Module, torch.Tensor]:
@@ -224,7 +224,7 @@ def test_uses_every_run_of_a_recording() -> None:
     model, inputs = stack(1.0)
     good = vp.profile(model, inputs, init="kaiming_normal", run="good")
     bad = vp.profile(model, inputs, init="xavier_normal", run="bad")
-    findings = vp.diagnose(vp.analyze(good.merge(bad))).findings
+    findings = vp.diagnose(vp.analyze(good.merge(bad))).all_findings
     assert {finding.run for finding in findings} == {"bad"}
     assert {"VP101", "VP201"} <= {finding.code for finding in findings}
 

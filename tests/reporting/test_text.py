@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from tests.reporting.results import EVIL, diagnosis, healthy, recording
+from varprobe import reporting
 from varprobe.reporting import to_text
 
 
@@ -43,3 +46,14 @@ def test_a_long_list_of_what_was_not_observed_is_cut() -> None:
         ),
     )
     assert "m7: never called\n  … and 3 more\n" in to_text(many)
+
+
+@pytest.mark.parametrize("form", ["to_text", "to_markdown", "to_html", "to_json"])
+def test_what_follows_from_a_cause_is_told_under_it(form: str) -> None:
+    result = diagnosis("a")
+    (cause,) = result.findings
+    effect = dataclasses.replace(cause, code="VP201", module="layer<2>")
+    cause = dataclasses.replace(cause, consequences=(effect,), effect="it gets better")
+    told = getattr(reporting, form)(dataclasses.replace(result, findings=(cause,)))
+    assert told.index("VP301") < told.index("it gets better") < told.index("VP201")
+    assert ("layer&lt;2" if form in ("to_html", "to_markdown") else "layer<2") in told

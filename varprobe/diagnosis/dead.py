@@ -36,7 +36,7 @@ the units of a layer are on or off for all of them at once."""
 )
 def find_dead_units(analysis: Analysis, run: str) -> Iterator[Finding]:
     """Yield a finding for the first of the rectifiers that are mostly off."""
-    dead = [site for site in analysis.select(signal="activation", run=run) if _is_dead(site)]
+    dead = [site for site in analysis.select(signal="activation", run=run) if is_dead(site)]
     if not dead:
         return
     first = dead[0]
@@ -52,7 +52,8 @@ def find_dead_units(analysis: Analysis, run: str) -> Iterator[Finding]:
     )
 
 
-def _is_dead(site: SiteAnalysis) -> bool:
+def is_dead(site: SiteAnalysis) -> bool:
+    """Tell whether a site is the output of a rectifier that is mostly off."""
     return site.first.kind in RECTIFIERS and site.zero_fraction > _limit(site)
 
 

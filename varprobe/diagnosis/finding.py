@@ -14,6 +14,22 @@ LEVELS = ("error", "warning", "info")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fix:
+    """A parameter, and the initialization to draw it anew from.
+
+    Parameters
+    ----------
+    parameter : str
+        Its name, as in ``named_parameters()``.
+    init : str
+        As `varprobe.initialize` reads it, options and all: "kaiming_normal(nonlinearity='relu')".
+    """
+
+    parameter: str
+    init: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """One thing that a check found, where, and what to do about it.
 
@@ -34,6 +50,14 @@ class Finding:
         What was found, in a sentence with its numbers.
     remedy : str
         What to do, as code where that is possible.
+    parameters : tuple of str
+        The parameters at fault, named as in ``named_parameters()``; those of ``module`` first.
+    fixes : tuple of Fix
+        What to draw anew, and from what; `varprobe.repair` does it. Empty where that cures nothing.
+    effect : str
+        What theory predicts of the fix, or why it predicts nothing.
+    consequences : tuple of Finding
+        What was found elsewhere because of this, and will go with it.
 
     Examples
     --------
@@ -55,10 +79,27 @@ class Finding:
     threshold: float
     message: str
     remedy: str
+    parameters: tuple[str, ...] = ()
+    fixes: tuple[Fix, ...] = ()
+    effect: str = ""
+    consequences: tuple[Finding, ...] = ()
 
     def __str__(self) -> str:
-        where = self.module or "(root)"
-        return f"{self.code} {self.level}: {where}: {self.message}\n    fix: {self.remedy}"
+        lines = [f"{self.code} {self.level}: {self.where}: {self.message}", f"fix: {self.remedy}"]
+        if self.effect:
+            lines.append(f"predicted: {self.effect}")
+        lines += [f"hence {c.title}: {c.where}: {c.message}" for c in self.consequences]
+        return "\n    ".join(lines)
+
+    @property
+    def title(self) -> str:
+        """Code, level and name."""
+        return f"{self.code} {self.level} {self.name}"
+
+    @property
+    def where(self) -> str:
+        """The layer's name, as a reader is shown it."""
+        return self.module or "(root)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +109,8 @@ class Diagnosis(Presentable):
     Parameters
     ----------
     findings : tuple of Finding
-        Errors first, then warnings and infos, each in order of their codes.
+        One for each cause, with what follows from it attached as its ``consequences``. Errors
+        first, then warnings and infos; among these the strongest cause first.
     analysis : Analysis
         What was judged.
     ignored : mapping of str to int
@@ -82,8 +124,10 @@ class Diagnosis(Presentable):
     >>> diagnosis = vp.check(model, torch.randn(32, 64))
     >>> diagnosis.healthy
     False
-    >>> sorted({finding.code for finding in diagnosis.findings})
-    ['VP105', 'VP201', 'VP301']
+    >>> [finding.code for finding in diagnosis.findings]
+    ['VP301']
+    >>> [finding.code for finding in diagnosis.findings[0].consequences]
+    ['VP105', 'VP201']
     """
 
     findings: tuple[Finding, ...]
@@ -94,6 +138,11 @@ class Diagnosis(Presentable):
     def healthy(self) -> bool:
         """Whether there is no finding of level error."""
         return not any(finding.level == "error" for finding in self.findings)
+
+    @property
+    def all_findings(self) -> tuple[Finding, ...]:
+        """Each finding, followed by its consequences."""
+        return tuple(f for finding in self.findings for f in (finding, *finding.consequences))
 
     @property
     def checked(self) -> str:

@@ -36,5 +36,6 @@ def find_nonfinite(analysis: Analysis, run: str) -> Iterator[Finding]:
             measured=float(source.nonfinite),
             expected=0.0,
             threshold=0.0,
+            parameters=[site.site.parameter for site in sick] if signal == "weight" else (),
         )
         return

@@ -48,6 +48,7 @@ class CheckRule:
         threshold: float,
         remedy: str | None = None,
         level: str | None = None,
+        parameters: Iterable[str] = (),
     ) -> Finding:
         """Return a finding of this check, with its own remedy and level unless others are given."""
         return Finding(
@@ -61,6 +62,7 @@ class CheckRule:
             threshold=threshold,
             message=message,
             remedy=remedy or self.remedy,
+            parameters=tuple(parameters),
         )
 
 

@@ -119,6 +119,7 @@ def _report(
         measured=measured,
         expected=math.nan,
         threshold=threshold,
+        parameters=[site.site.parameter for site in guilty],
     )
 
 

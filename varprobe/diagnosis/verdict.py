@@ -20,7 +20,9 @@ from varprobe.diagnosis import (  # noqa: F401
     symmetry,
     weights,
 )
-from varprobe.diagnosis.finding import LEVELS, Diagnosis
+from varprobe.diagnosis.causes import attribute
+from varprobe.diagnosis.finding import Diagnosis
+from varprobe.diagnosis.fixes import prescribe
 from varprobe.diagnosis.rule import RULES
 
 
@@ -42,7 +44,7 @@ def diagnose(
     Returns
     -------
     Diagnosis
-        Its findings, errors first, then in order of their codes.
+        One finding for each cause, errors first.
 
     Raises
     ------
@@ -64,9 +66,9 @@ def diagnose(
         for code in sorted(chosen)
         for finding in RULES[code].find(analysis, run)
     ]
-    found.sort(key=lambda finding: LEVELS.index(finding.level))
+    kept = [finding for finding in found if finding.code not in ignored]
     return Diagnosis(
-        findings=tuple(f for f in found if f.code not in ignored),
+        findings=tuple(prescribe(cause, analysis, kept) for cause in attribute(kept, analysis)),
         analysis=analysis,
         ignored=Counter(f.code for f in found if f.code in ignored),
     )

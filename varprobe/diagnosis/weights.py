@@ -68,7 +68,7 @@ def find_misfits(analysis: Analysis, run: str) -> Iterator[Finding]:
     yield from _report_odd(analysis, run, odd)
     if not any(True for code in TREND_CODES for _ in RULES[code].find(analysis, run)):
         return
-    followers = _find_followers(analysis, run)
+    followers = list_followers(analysis, run)
     misfits = [
         (site, followers[site.site.module], product)
         for site in weights
@@ -89,7 +89,7 @@ def find_misfits(analysis: Analysis, run: str) -> Iterator[Finding]:
         measured=product,
         expected=gain,
         threshold=MAX_DEPARTURE,
-        remedy=_spell_remedy(kind),
+        parameters=[misfit.site.parameter for misfit, _, _ in misfits],
     )
 
 
@@ -117,6 +117,7 @@ def _report_odd(analysis: Analysis, run: str, odd: Sequence[Odd]) -> Iterator[Fi
             threshold=MAX_DEPARTURE_FROM_PEERS,
             remedy=f"Draw its {layer.site.site.output} as those of its peers: multiply it by "
             f"{departure**-0.5:.3g}.",
+            parameters=[layer.site.site.parameter],
         )
 
 
@@ -129,7 +130,7 @@ def compute_gain_squared(kind: str) -> float:
     return 1.0 if kind in CENTRED else get_nonlinearity(NONLINEARITIES[kind]).gain ** 2
 
 
-def _find_followers(analysis: Analysis, run: str) -> dict[str, str]:
+def list_followers(analysis: Analysis, run: str) -> dict[str, str]:
     """Return, by weighted module, the kind of the nonlinearity that is called next."""
     followers: dict[str, str] = {}
     pending: str | None = None
@@ -161,13 +162,3 @@ def _fit(site: SiteAnalysis, gain: float) -> float | None:
     return record.fan_in * site.second_moment if min(departures) > tolerance else None
 
 
-def _spell_remedy(kind: str) -> str:
-    if kind in CENTRED:
-        return 'vp.initialize(model, "xavier_normal")'
-    if kind in ("ReLU", "LeakyReLU"):
-        name = NONLINEARITIES[kind]
-        return f'vp.initialize(model, "kaiming_normal", nonlinearity="{name}")'
-    if kind == "SELU":
-        return 'vp.initialize(model, "lecun_normal")'
-    gain = math.sqrt(compute_gain_squared(kind))
-    return f'vp.initialize(model, "kaiming_normal", gain={gain:.4g})'

@@ -158,13 +158,14 @@ def _describe_measured(
 
 
 def _sections_by_run(analysis: Analysis, findings: Sequence[Finding]) -> tuple[Section, ...]:
+    all_findings = [f for finding in findings for f in (finding, *finding.consequences)]
     sections = []
     for signal in SHOWN_SIGNALS:
         tables: list[Table] = []
         shown: list[SiteAnalysis] = []
         for run in analysis.recording.runs:
             sites = choose_sites(analysis, signal, run)
-            found = _join_codes(findings, signal, run)
+            found = _join_codes(all_findings, signal, run)
             # One run needs no name above its table.
             title = run if len(analysis.recording.runs) > 1 else ""
             if sites:
@@ -209,7 +210,7 @@ def _overview(comparison: Comparison) -> Table:
     rows = []
     for name, analysis in comparison.analyses.items():
         diagnosis = comparison.diagnoses[name]
-        codes = dict.fromkeys(finding.code for finding in diagnosis.findings)
+        codes = dict.fromkeys(finding.code for finding in diagnosis.all_findings)
         rows.append(
             (
                 name,

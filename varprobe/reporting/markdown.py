@@ -66,9 +66,14 @@ def _list_group(group: FindingGroup) -> Iterator[str]:
     yield f"- **{finding.code} {finding.level}** {name}{run}: **{module}**<br>"
     more = group.others
     yield f"  {_escape(finding.message)}<br>"
-    yield f"  Fix: {_escape(finding.remedy)}{'<br>' if more else ''}"
+    lines = [f"Fix: {_escape(finding.remedy)}"]
+    if finding.effect:
+        lines.append(f"Predicted: {_escape(finding.effect)}")
     if more:
-        yield f"  Also {len(more)} more: {_escape(shorten(group.other_modules))}"
+        lines.append(f"Also {len(more)} more: {_escape(shorten(group.other_modules))}")
+    yield "<br>\n".join(f"  {line}" for line in lines)
+    for c in finding.consequences:
+        yield f"  - hence {_escape(c.title)}: **{_escape(c.where)}**: {_escape(c.message)}"
 
 
 def _list_table(table: Table) -> Iterator[str]:

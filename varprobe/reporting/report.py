@@ -93,10 +93,15 @@ class FindingGroup:
 
 
 def group_findings(findings: Iterable[Finding]) -> tuple[FindingGroup, ...]:
-    """Put the findings of one code, level and run together, in the order of their first."""
-    groups: dict[tuple[str, str, str], list[Finding]] = {}
+    """Put the findings of one code, level and run together, in the order of their first.
+
+    One with a cure or with consequences of its own stands alone: no other can speak for it.
+    """
+    groups: dict[object, list[Finding]] = {}
     for finding in findings:
-        groups.setdefault((finding.code, finding.level, finding.run), []).append(finding)
+        alone = finding.fixes or finding.consequences
+        key = id(finding) if alone else (finding.code, finding.level, finding.run)
+        groups.setdefault(key, []).append(finding)
     return tuple(FindingGroup(first, tuple(others)) for first, *others in groups.values())
 
 

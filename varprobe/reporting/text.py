@@ -132,6 +132,10 @@ def _render_group(group: FindingGroup) -> Iterator[RenderableType]:
         style="bold",
     )
     lines = [Text(finding.message), Text.assemble(("fix: ", "bold"), finding.remedy)]
+    if finding.effect:
+        lines.append(Text.assemble(("predicted: ", "bold"), finding.effect))
+    for c in finding.consequences:
+        lines.append(Text.assemble(("hence: ", "bold"), f"{c.title}: {c.where}: {c.message}"))
     if group.others:
         names = shorten(group.other_modules)
         lines.append(Text.assemble(("also: ", "bold"), f"{len(group.others)} more ({names})"))
