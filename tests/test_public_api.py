@@ -21,6 +21,7 @@ PUBLIC = {
     "DuplicateNameError",
     "Expectation",
     "Finding",
+    "Fix",
     "InvalidArgumentError",
     "MissingRuleError",
     "Moments",
@@ -33,6 +34,7 @@ PUBLIC = {
     "Record",
     "Recording",
     "RecordingFormatError",
+    "Repair",
     "Site",
     "UnknownNameError",
     "Unobserved",
@@ -55,6 +57,7 @@ PUBLIC = {
     "plot_depth",
     "predict",
     "profile",
+    "repair",
     "rule",
 }
 

@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "analysis": ("Analysis", "analyze"),
     "comparison": ("Comparison", "compare"),
-    "diagnosis": ("Diagnosis", "Finding", "check_rule", "diagnose"),
+    "diagnosis": ("Diagnosis", "Finding", "Fix", "check_rule", "diagnose"),
     "errors": (
         "DuplicateNameError",
         "InvalidArgumentError",
@@ -32,7 +32,7 @@ _HOMES = {
         "VarprobeError",
         "VarprobeWarning",
     ),
-    "initializers": ("WeightLaw", "initialization", "initialize", "law_of"),
+    "initializers": ("Repair", "WeightLaw", "initialization", "initialize", "law_of", "repair"),
     "moments": ("Moments",),
     "monitoring": ("Monitor",),
     "observation": ("is_container", "is_leaf"),
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from varprobe.diagnosis import (
         Diagnosis as Diagnosis,
         Finding as Finding,
+        Fix as Fix,
         check_rule as check_rule,
         diagnose as diagnose,
     )
@@ -72,10 +73,12 @@ if TYPE_CHECKING:
         VarprobeWarning as VarprobeWarning,
     )
     from varprobe.initializers import (
+        Repair as Repair,
         WeightLaw as WeightLaw,
         initialization as initialization,
         initialize as initialize,
         law_of as law_of,
+        repair as repair,
     )
     from varprobe.moments import Moments as Moments
     from varprobe.monitoring import Monitor as Monitor

@@ -23,6 +23,14 @@ class Fix:
         Its name, as in ``named_parameters()``.
     init : str
         As `varprobe.initialize` reads it, options and all: "kaiming_normal(nonlinearity='relu')".
+
+    Examples
+    --------
+    >>> import torch, varprobe as vp
+    >>> layer = torch.nn.Linear(8, 4)
+    >>> _ = torch.nn.init.constant_(layer.weight, 0.5)
+    >>> vp.check(layer, torch.ones(2, 8)).findings[0].fixes
+    (Fix(parameter='weight', init='default'),)
     """
 
     parameter: str

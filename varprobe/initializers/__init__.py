@@ -1,9 +1,10 @@
 """Named initializations: what each draws from, and how to apply it to a model.
 
 ``named`` is the table of them and the registry; ``laws`` holds the formulas; ``application`` puts
-an initialization on a model. Behind them, ``scheme`` says what every initialization can do,
-``drawn``, ``default`` and ``custom`` are its three kinds, ``sampling`` draws numbers,
-``assignment`` writes them into parameters, and ``seeding`` makes them repeatable.
+an initialization on a model, and ``repairing`` draws anew what a diagnosis names. Behind them,
+``scheme`` says what every initialization can do, ``drawn``, ``default`` and ``custom`` are its
+three kinds, ``sampling`` draws numbers, ``assignment`` writes them into parameters, and ``seeding``
+makes them repeatable.
 
 The public names are loaded when they are first used, so that ``laws`` can be had without torch.
 """
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from varprobe.initializers.application import initialize as initialize, law_of as law_of
     from varprobe.initializers.laws import WeightLaw as WeightLaw
     from varprobe.initializers.named import initialization as initialization
+    from varprobe.initializers.repairing import Change as Change, Repair as Repair, repair as repair
 
 __all__, __getattr__, __dir__ = load_lazily(
     __name__,
@@ -25,5 +27,6 @@ __all__, __getattr__, __dir__ = load_lazily(
         "application": ("initialize", "law_of"),
         "laws": ("WeightLaw",),
         "named": ("initialization",),
+        "repairing": ("Change", "Repair", "repair"),
     },
 )

@@ -111,8 +111,8 @@ class DrawnFromLaw(Scheme):
                 law = self.law(module, parameter, settings)
                 if law is not None:
                     require_lasting(module, name)
-                    _require_real(tensor, label)
-                    assignments.append(_plan(module, parameter, label, law))
+                    require_real(tensor, label)
+                    assignments.append(plan(module, parameter, label, law))
                     done |= _ids([tensor])
                 elif tensor is not None and _is_unexplained(module, tensor):
                     left.append(label)
@@ -186,7 +186,8 @@ def _describe(module: nn.Module, settings: Settings) -> Layer | None:
     )
 
 
-def _plan(module: nn.Module, parameter: str, label: str, law: WeightLaw) -> Assignment:
+def plan(module: nn.Module, parameter: str, label: str, law: WeightLaw) -> Assignment:
+    """Return the assignment that draws one parameter, group by group, padding left at 0."""
     groups = _groups(module)
     padding = getattr(module, "padding_idx", None)
 
@@ -217,7 +218,8 @@ def _is_unexplained(module: nn.Module, tensor: torch.Tensor) -> bool:
     return not known and is_matrix(tensor)
 
 
-def _require_real(tensor: torch.Tensor | None, label: str) -> None:
+def require_real(tensor: torch.Tensor | None, label: str) -> None:
+    """Raise UnsupportedModelError if a parameter is of integers or complex numbers."""
     if tensor is not None and not tensor.is_floating_point():
         raise UnsupportedModelError(
             f"{label} has dtype {tensor.dtype}; a variance law is about real floating-point "
