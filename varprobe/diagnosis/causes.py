@@ -39,11 +39,14 @@ explode as well do so for the same reason. Codes that are missing stand alone.""
 
 RANKS = {code: rank for rank, code in enumerate(EFFECTS)}
 
+FACTORS = frozenset({"VP301", "VP303"})
+"""Causes that measure a factor: it has a direction and a size, and so has what it leads to."""
+
 GROWTH = frozenset({"VP101", "VP102", "VP201", "VP202"})
 """Findings that measure a factor, which a cause must be large enough for."""
 
 SUFFICIENT = 0.5
-"""Share of the log of a factor that the weights' own departures must make up: no two causes can
+"""Share of the log of a factor that the layers' own departures must make up: no two causes can
 explain more than half of it each."""
 
 
@@ -131,21 +134,21 @@ def _explains(cause: Finding, effect: Finding, order: _Order) -> bool:
     first, last = order.span(cause)
     where = order.find(effect)
     on_path = where <= last if _goes_back(effect) else where >= first
-    if cause.code != "VP301" or effect.code not in GROWTH:
+    if cause.code not in FACTORS or effect.code not in GROWTH:
         return on_path
     growth = abs(math.log(effect.measured)) if effect.measured > 0.0 else math.inf
     return on_path and _measure_departure(cause) >= SUFFICIENT * growth
 
 
 def _list_effects(cause: Finding) -> frozenset[str]:
-    if cause.code != "VP301":
+    if cause.code not in FACTORS:
         return EFFECTS.get(cause.code, frozenset())
     return _VANISHING if cause.measured < cause.expected else _EXPLODING
 
 
 def _measure_departure(finding: Finding) -> float:
-    """Return |ln(measured / expected)| over all layers of a misfit; 0 for other findings."""
-    if finding.code != "VP301" or not finding.measured > 0.0:
+    """Return |ln(measured / expected)| over all layers of a cause; 0 for other findings."""
+    if finding.code not in FACTORS or not finding.measured > 0.0:
         return 0.0
     return max(len(finding.parameters), 1) * abs(math.log(finding.measured / finding.expected))
 
