@@ -23,6 +23,9 @@ BUILT_IN = (
     "xavier_normal",
     "xavier_uniform",
 )
+"""What needs nothing but the model."""
+
+WITH_INPUTS = ("lsuv",)
 
 CONVOLUTIONS = (
     nn.Conv1d,

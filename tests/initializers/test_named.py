@@ -10,6 +10,7 @@ from torch import nn
 from tests.initializers.layers import (
     BUILT_IN,
     MANY_STANDARD_ERRORS,
+    WITH_INPUTS,
     linears,
     standard_errors,
     weighted_layers,
@@ -139,7 +140,7 @@ def test_kaiming_keeps_the_scale_of_a_relu_net_and_xavier_halves_it() -> None:
 
 
 def test_the_table_holds_every_name_of_the_design() -> None:
-    assert set(INITIALIZATIONS) == set(BUILT_IN)
+    assert set(INITIALIZATIONS) == {*BUILT_IN, *WITH_INPUTS}
 
 
 def test_a_taken_name_is_refused_and_can_be_overwritten() -> None:

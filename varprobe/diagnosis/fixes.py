@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from varprobe.analysis import Analysis, SiteAnalysis, geometric_mean
+from varprobe.analysis import Analysis, SiteAnalysis
 from varprobe.diagnosis.dead import is_dead
 from varprobe.diagnosis.finding import Finding, Fix
 from varprobe.diagnosis.weights import (
@@ -21,6 +21,7 @@ from varprobe.diagnosis.weights import (
     compute_gain_squared,
     list_followers,
 )
+from varprobe.moments import geometric_mean
 
 SAME = 1.05
 """Factor between two variances that are one law: truncation and rounding stay within it."""

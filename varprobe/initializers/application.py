@@ -57,6 +57,10 @@ def initialize(
         - "xavier_normal", "xavier_uniform": 2 gain² / (fan_in + fan_out); option ``gain`` = 1.
         - "lecun_normal", "lecun_uniform": 1 / fan_in.
         - "orthogonal": semi-orthogonal per group; option ``gain`` = 1.
+        - "lsuv": orthonormal, then each layer scaled, in the order of execution, until its output
+          has variance 1 on a batch: options ``inputs`` and ``kwargs`` (as in `varprobe.profile`),
+          ``tolerance`` = 0.01 and ``max_iterations`` = 10. For models that no theory reaches. The
+          model runs once; but for its weights and biases it is as before.
         - "normal", "trunc_normal": options ``std`` and ``mean`` = 0, whatever the fan; the
           truncation at ±2 std leaves the variance 0.7737 std².
         - "constant": option ``value``.
@@ -101,7 +105,8 @@ def initialize(
         If an option is missing, unknown or out of range.
     UnsupportedModelError
         If a weight cannot be set: in a lazy module, recomputed by a hook, or behind a
-        parametrization that changes it (spectral_norm). Nothing was changed then by a law.
+        parametrization that changes it (spectral_norm); or an output cannot be scaled ("lsuv").
+        Nothing was changed then by a law.
 
     Examples
     --------

@@ -98,6 +98,12 @@ class DrawnFromLaw(Scheme):
 
     def apply(self, model: nn.Module, settings: Settings) -> None:
         """Draw each weight once, in the order of ``named_modules()``."""
+        assignments, left = self.plan(model, settings)
+        assign(assignments)
+        warn_of_left(left)
+
+    def plan(self, model: nn.Module, settings: Settings) -> tuple[list[Assignment], list[str]]:
+        """Return what would be drawn, and the names of the weights that there is no law for."""
         names = {module: name.name for module, name in name_modules(model).items()}
         done = set[int]() if settings.embeddings else _ids(_embedding_weights(names))
         assignments: list[Assignment] = []
@@ -112,12 +118,11 @@ class DrawnFromLaw(Scheme):
                 if law is not None:
                     require_lasting(module, name)
                     require_real(tensor, label)
-                    assignments.append(plan(module, parameter, label, law))
+                    assignments.append(plan_draw(module, parameter, label, law))
                     done |= _ids([tensor])
                 elif tensor is not None and _is_unexplained(module, tensor):
                     left.append(label)
-        assign(assignments)
-        warn_of_left(left)
+        return assignments, left
 
     def law(self, module: nn.Module, parameter: str, settings: Settings) -> WeightLaw | None:
         """Return the law of one parameter, from nothing but its module and the settings."""
@@ -186,7 +191,7 @@ def _describe(module: nn.Module, settings: Settings) -> Layer | None:
     )
 
 
-def plan(module: nn.Module, parameter: str, label: str, law: WeightLaw) -> Assignment:
+def plan_draw(module: nn.Module, parameter: str, label: str, law: WeightLaw) -> Assignment:
     """Return the assignment that draws one parameter, group by group, padding left at 0."""
     groups = _groups(module)
     padding = getattr(module, "padding_idx", None)

@@ -19,6 +19,7 @@ from varprobe.initializers.laws import (
     lecun_variance,
     xavier_variance,
 )
+from varprobe.initializers.lsuv import LayerSequentialUnitVariance
 from varprobe.initializers.scheme import Scheme
 from varprobe.registry import Registry
 
@@ -118,6 +119,9 @@ def lecun_uniform(layer: Layer) -> WeightLaw:
 def orthogonal(layer: Layer, *, gain: float = 1.0) -> WeightLaw:
     """Random semi-orthogonal matrix of each group, times gain. Saxe et al. 2014, section 3."""
     return WeightLaw.orthogonal(max(layer.rows, layer.columns), gain)
+
+
+initialization("lsuv")(LayerSequentialUnitVariance(start=orthogonal))
 
 
 @initialization("normal")

@@ -20,7 +20,7 @@ from varprobe.initializers.assignment import (
     require_lasting,
     require_materialized,
 )
-from varprobe.initializers.drawn import is_matrix, plan, require_real
+from varprobe.initializers.drawn import is_matrix, plan_draw, require_real
 from varprobe.initializers.laws import WeightLaw
 from varprobe.initializers.seeding import seeded
 from varprobe.modules import name_modules
@@ -234,7 +234,7 @@ def _draw(
 ) -> Assignment:
     require_lasting(module, name)
     require_real(module._parameters.get(own), name)
-    planned = plan(module, own, name, law)
+    planned = plan_draw(module, own, name, law)
     # Each parameter has a stream of its own: layers of one shape must not be copies of each other.
     words = np.random.SeedSequence((seed, *name.encode())).generate_state(1, "uint64")
 
