@@ -8,13 +8,15 @@ from typing import Any, Literal
 from torch import nn
 
 from varprobe.analysis import analyze
-from varprobe.diagnosis import Diagnosis, diagnose
+from varprobe.diagnosis import Diagnosis, Finding, diagnose
+from varprobe.diagnosis.effects import add_effects
 from varprobe.errors import NothingRecordedError
+from varprobe.initializers.repairing import list_laws
 from varprobe.modules import Inputs, Loss
 from varprobe.observation.filters import Filters
 from varprobe.profiling import Initialization, build_model, profile
 from varprobe.recording import Recording, Unobserved
-from varprobe.theory import predict
+from varprobe.theory import Prediction, predict
 
 
 def check(
@@ -43,8 +45,9 @@ def check(
     Returns
     -------
     Diagnosis
-        ``.healthy``, ``.findings``, ``.raise_for_findings()``. If nothing could be recorded it
-        holds VP001 and is not healthy.
+        ``.healthy``, ``.findings``, ``.raise_for_findings()``. A finding with fixes says what
+        theory predicts of them (the first four do, if there are more). If nothing could be recorded
+        it holds VP001 and is not healthy.
 
     Examples
     --------
@@ -73,7 +76,14 @@ def check(
         recording = Recording(records=(), meta={}, unobserved=(nothing,))
         return diagnose(analyze(recording), select=select, ignore=ignore)
     prediction = predict(subject, inputs, kwargs=kwargs, init=init, loss=loss)
-    return diagnose(analyze(recording, prediction), select=select, ignore=ignore)
+    diagnosis = diagnose(analyze(recording, prediction), select=select, ignore=ignore)
+
+    def repredict(finding: Finding) -> Prediction:
+        built = build_model(model, seed=seed)
+        laws = {name: law for name, (_, law) in list_laws(built, [finding]).items()}
+        return predict(subject, inputs, kwargs=kwargs, init=init, laws=laws, loss=loss)
+
+    return add_effects(diagnosis, repredict)
 
 
 def assert_healthy(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import nn
 
-from varprobe.errors import MissingRuleError, UnsupportedModelError
+from varprobe.errors import MissingRuleError, UnknownNameError, UnsupportedModelError
 from varprobe.initializers import law_of
 from varprobe.initializers.laws import WeightLaw
 from varprobe.modules import name_modules
@@ -68,19 +69,35 @@ def _build_on_meta(build: Callable[[], nn.Module], init: str) -> nn.Module | Non
     return None
 
 
-def read_parameters(model: nn.Module, init: Initialization | None) -> Iterator[Parameter]:
-    """Yield every parameter once, for the first module that owns it."""
+def read_parameters(
+    model: nn.Module,
+    init: Initialization | None,
+    laws: Mapping[str, WeightLaw] = MappingProxyType({}),
+) -> Iterator[Parameter]:
+    """Yield every parameter once, for the first module that owns it; ``laws`` come first.
+
+    Raises
+    ------
+    UnknownNameError
+        If a law is given to a parameter that the model does not have.
+    """
     seen: set[int] = set()
+    given = dict(laws)
     for module, known in name_modules(model).items():
         for name, tensor in module._parameters.items():
             if tensor is None or id(tensor) in seen:
                 continue
             seen.add(id(tensor))
-            law = None if init is None else _name_law(init, module, name)
+            law = given.pop(f"{known.name}.{name}" if known.name else name, None)
+            if law is None and init is not None:
+                law = _name_law(init, module, name)
             named = law is not None
             if law is None:
                 law = _fall_back(module, name, tensor)
             yield Parameter(known.name, type(module).__name__, name, tensor, law, named)
+    if given:
+        names = [name for name, _ in model.named_parameters()]
+        raise UnknownNameError.among("parameter", next(iter(given)), names)
 
 
 def _name_law(init: Initialization, module: nn.Module, name: str) -> WeightLaw | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from varprobe.errors import InvalidArgumentError
+from varprobe.initializers.laws import WeightLaw
 from varprobe.modules import Inputs, Loss, split_inputs
 from varprobe.presentation import Presentable
 from varprobe.recording import Site
@@ -103,6 +105,7 @@ def predict(
     *,
     kwargs: Mapping[str, Any] | None = None,
     init: Initialization | None = None,
+    laws: Mapping[str, WeightLaw] = MappingProxyType({}),
     loss: Loss | bool | None = None,
     draws: int = 16,
     seed: int = 0,
@@ -127,6 +130,9 @@ def predict(
     init : str or callable, optional
         The initialization whose laws the weights have. None, and what the initialization leaves
         alone: the moments that the weights have now.
+    laws : mapping of str to WeightLaw
+        Laws of single parameters, by their names in ``named_parameters()``, in place of those that
+        ``init`` or the weights themselves say: what would be if these were drawn anew.
     loss : None, False or callable
         None sends independent N(0, 1) gradients into every differentiable output. False predicts no
         gradients. The gradients of a loss of one's own follow from draws alone.
@@ -149,7 +155,7 @@ def predict(
     InvalidArgumentError
         If ``draws`` is 1 or negative.
     UnknownNameError
-        If ``init`` is no known name.
+        If ``init`` is no known name, or ``laws`` names a parameter that the model does not have.
     UnsupportedModelError
         If the function that should build a model does not.
 
@@ -170,7 +176,7 @@ def predict(
     given = inputs(0) if _is_function(inputs) else inputs
     args, keywords = split_inputs(given, kwargs)
     tape, results = trace(built, args, keywords)
-    parameters = list(read_parameters(built, init))
+    parameters = list(read_parameters(built, init, laws))
     forward = propagate(tape, _read_sources(tape, parameters))
     gradients = None
     if loss is not False:
