@@ -86,10 +86,10 @@ def spoiled_encoder() -> tuple[nn.Module, torch.Tensor]:
 def test_what_theory_does_not_reach_is_left_out_with_its_reason() -> None:
     model, inputs = spoiled_encoder()
     diagnosis = vp.diagnose(vp.analyze(vp.profile(model, inputs)))
-    (cause,) = diagnosis.findings
+    cause = diagnosis.findings[0]
     assert cause.effect == ""
     told = effects.add_effects(diagnosis, lambda _: vp.predict(model, inputs, draws=0))
-    (cause,) = told.findings
+    cause = told.findings[0]
     assert re.match(r"gradient at layers\.0\.linear1 unknown \(.+\); output at", cause.effect)
     failed = effects.add_effects(diagnosis, _refuse)
     assert failed.findings[0].effect == "nothing, for it is too hard"

@@ -41,8 +41,8 @@ def deaden(layer: nn.Module) -> None:
 
 
 FAULTS: dict[str, tuple[str, Damage, tuple[str, ...]]] = {
-    "tiny": ("VP301", scale(1e-3), ("mlp", "cnn")),
-    "huge": ("VP301", scale(1e3), ("mlp", "cnn")),
+    "tiny": ("VP301", scale(1e-3), ("mlp", "cnn", "transformer")),
+    "huge": ("VP301", scale(1e3), ("mlp", "cnn", "transformer")),
     "constant": ("VP302", fill(0.1), tuple(MODELS)),
     "nan": ("VP901", spoil, tuple(MODELS)),
     "bias": ("VP103", deaden, ("mlp",)),
@@ -63,6 +63,10 @@ def make(name: str, fault: str | None = None) -> tuple[nn.Module, torch.Tensor, 
     return model, inputs, layer
 
 
+def list_faults(diagnosis: vp.Diagnosis) -> list[vp.Finding]:
+    return [finding for finding in diagnosis.findings if finding.level != "info"]
+
+
 def find_changed(model: nn.Module, state: dict[str, torch.Tensor]) -> set[str]:
     return {k for k, v in model.state_dict().items() if not torch.equal(v, state[k])}
 
@@ -72,7 +76,7 @@ def test_one_bad_layer_is_named_repaired_and_healthy_again(name: str, fault: str
     model, inputs, layer = make(name, fault)
     state = {key: value.clone() for key, value in model.state_dict().items()}
     diagnosis = vp.check(model, inputs)
-    (cause,) = diagnosis.findings
+    (cause,) = list_faults(diagnosis)
     parameter = "bias" if fault == "bias" else "weight"
     assert cause.code == FAULTS[fault][0]
     assert [fix.parameter for fix in cause.fixes] == [f"{layer}.{parameter}"]
@@ -81,14 +85,14 @@ def test_one_bad_layer_is_named_repaired_and_healthy_again(name: str, fault: str
     assert torch.equal(random_state, torch.get_rng_state())
     assert [change.parameter for change in done.changes] == [f"{layer}.{parameter}"]
     assert find_changed(model, state) == {f"{layer}.{parameter}"}
-    assert vp.check(model, inputs).findings == ()
+    assert list_faults(vp.check(model, inputs)) == []
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_before_the_damage_all_was_well(name: str) -> None:
     model, inputs, _ = make(name)
     diagnosis = vp.check(model, inputs)
-    assert diagnosis.findings == ()
+    assert list_faults(diagnosis) == []
     assert vp.repair(model, diagnosis.findings).changes == ()
 
 

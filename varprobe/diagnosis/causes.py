@@ -23,9 +23,9 @@ _EXPLODING = frozenset({"VP102", "VP103", "VP104", "VP105", "VP201", "VP202"}) |
 _ANY = _VANISHING | _EXPLODING
 
 EFFECTS: Mapping[str, frozenset[str]] = {
+    "VP302": _ANY | {"VP301", "VP303"},
+    "VP901": _ANY | {"VP203", "VP301", "VP303"},
     "VP301": _ANY,
-    "VP302": _ANY | {"VP303"},
-    "VP901": _ANY | {"VP203", "VP303"},
     "VP103": _VANISHING,
     "VP303": _ANY,
     "VP102": frozenset({"VP102", "VP103", "VP104", "VP202"}) | _OVERFLOW,
@@ -79,7 +79,8 @@ def attribute(findings: Iterable[Finding], analysis: Analysis) -> tuple[Finding,
         else:
             attached[id(owner)].append(finding)
     primary = [_attach(f, attached[id(f)]) for f in ranked if id(f) in attached]
-    return tuple(sorted(primary, key=lambda finding: LEVELS.index(finding.level)))
+    # A misfit says most: how far off the weights are, and what they should be.
+    return tuple(sorted(primary, key=lambda f: (LEVELS.index(f.level), f.code != "VP301")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +126,14 @@ def _goes_back(finding: Finding) -> bool:
 def _explains(cause: Finding, effect: Finding, order: _Order) -> bool:
     if cause.run != effect.run or effect.code not in _list_effects(cause):
         return False
-    if "info" in (cause.level, effect.level):
-        return False  # a design neither is a fault nor follows from one
-    if effect.code in _OVERFLOW and effect.parameters:
-        return False  # a weight that is not finite was so before anything was computed
+    if cause.level == "info":
+        return False  # a design is no fault
+    if effect.parameters:
+        # Weights are as they were drawn. Whether the same ones are of a wrong scale, too, if they
+        # are constant or not finite, is no second fault.
+        return set(effect.parameters) <= set(cause.parameters)
+    if effect.level == "info":
+        return False  # nor does it follow from one
     if cause.code == "VP901" and cause.parameters:
         return True  # what is not finite spoils both directions
     first, last = order.span(cause)

@@ -160,5 +160,3 @@ def _fit(site: SiteAnalysis, gain: float) -> float | None:
         abs(math.log(fan * site.second_moment / gain)) for fan in (record.fan_in, record.fan_out)
     ]
     return record.fan_in * site.second_moment if min(departures) > tolerance else None
-
-
