@@ -100,3 +100,9 @@ def test_a_pattern_without_a_match_is_an_error(run: Run) -> None:
     result = run("check", "models.py:with_inputs", "--exclude", "heads.*")
     assert result.exit_code == 2
     assert "There is no module named 'heads.*'" in result.stderr
+
+
+def test_markdown_is_one_document_for_a_pull_request(run: Run) -> None:
+    result = run("check", "models.py:xavier", "--input", "16,64", "--format", "markdown")
+    assert result.exit_code == 1
+    assert result.stdout.startswith("## Diagnosis of Sequential\n\n**Unhealthy**")

@@ -83,10 +83,11 @@ plot = click.option("--plot", type=FILE, help="Also draw the curves, as .png, .s
 output_format = click.option(
     "--format",
     "output_format",
-    type=click.Choice(["text", "json"]),
+    type=click.Choice(["text", "json", "markdown"]),
     default="text",
     show_default=True,
-    help="What is written to stdout; json is one document and nothing else.",
+    help="What is written to stdout; json is one document and nothing else, markdown is for pull "
+    "requests.",
 )
 
 select = click.option(

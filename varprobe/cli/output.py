@@ -51,10 +51,11 @@ def show_progress(total: int) -> Iterator[Callable[[str], None]]:
 
 def write_result(result: object, output_format: str, *, only_findings: bool = False) -> None:
     """Write a result to stdout, for people or for a program."""
-    from varprobe.reporting import describe, to_json
+    from varprobe.reporting import describe, to_json, to_markdown
 
-    if output_format == "json":
-        click.echo(to_json(result), nl=False)
+    documents = {"json": to_json, "markdown": to_markdown}
+    if output_format in documents:
+        click.echo(documents[output_format](result), nl=False)
         return
     from rich.console import Console
 

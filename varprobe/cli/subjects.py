@@ -16,15 +16,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """The first arguments of `varprobe.profile`, `varprobe.check` and `varprobe.compare`."""
+    """What `varprobe.profile`, `predict`, `check` and `compare` start from."""
 
     model: nn.Module | Callable[[], nn.Module]
     inputs: Any
     loss: Any
 
 
-def load_subject(spec: str, specs: Sequence[InputSpec], *, seed: int) -> Subject:
+def load_subject(
+    spec: str, specs: Sequence[InputSpec], *, seed: int, meta: bool = False
+) -> Subject:
     """Return the model that TARGET names, with the inputs asked for or else with its own.
+
+    With ``meta``, both are on the meta device, where tensors have no numbers.
 
     Raises
     ------
@@ -35,10 +39,11 @@ def load_subject(spec: str, specs: Sequence[InputSpec], *, seed: int) -> Subject
 
     # For a target that draws weights or inputs while it is imported or called.
     torch.manual_seed(seed)
-    target = load_target(spec)
+    target = load_target(spec, meta=meta)
     inputs = target.inputs
     if specs:
         device = next((p.device for p in target.sample.parameters()), torch.device("cpu"))
+        device = torch.device("meta") if meta else device
         inputs = draw_inputs(specs, seed=seed, device=device)
     if inputs is None:
         raise Failure(
