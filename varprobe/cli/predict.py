@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @click.option(
     "--draws",
     type=click.IntRange(min=0),
-    default=8,
+    default=16,
     show_default=True,
     help="Samples of the weights for what no rule of theory reaches; 0 leaves it unknown.",
 )
