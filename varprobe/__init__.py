@@ -36,12 +36,19 @@ _HOMES = {
     "moments": ("Moments",),
     "monitoring": ("Monitor",),
     "observation": ("is_container", "is_leaf"),
-    "plotting": ("CompareDisplay", "DepthDisplay", "plot_compare", "plot_depth"),
+    "plotting": (
+        "CompareDisplay",
+        "DepthDisplay",
+        "PhaseDisplay",
+        "plot_compare",
+        "plot_depth",
+        "plot_phase",
+    ),
     "probe": ("Probe",),
     "profiling": ("profile",),
     "recording": ("Record", "Recording", "Site", "Unobserved"),
     "testing": ("assert_healthy", "check"),
-    "theory": ("Expectation", "Prediction", "predict", "rule"),
+    "theory": ("Expectation", "PhaseDiagram", "Prediction", "map_phases", "predict", "rule"),
 }
 
 __all__, __getattr__, __dir__ = load_lazily(
@@ -83,8 +90,10 @@ if TYPE_CHECKING:
     from varprobe.plotting import (
         CompareDisplay as CompareDisplay,
         DepthDisplay as DepthDisplay,
+        PhaseDisplay as PhaseDisplay,
         plot_compare as plot_compare,
         plot_depth as plot_depth,
+        plot_phase as plot_phase,
     )
     from varprobe.probe import Probe as Probe
     from varprobe.profiling import profile as profile
@@ -97,7 +106,9 @@ if TYPE_CHECKING:
     from varprobe.testing import assert_healthy as assert_healthy, check as check
     from varprobe.theory import (
         Expectation as Expectation,
+        PhaseDiagram as PhaseDiagram,
         Prediction as Prediction,
+        map_phases as map_phases,
         predict as predict,
         rule as rule,
     )

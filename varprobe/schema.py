@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SIGNALS = ("activation", "gradient", "weight", "weight_gradient")
+PHASES = ("ordered", "critical", "chaotic")
 STATUSES = ("exact", "approximate", "unknown", "tainted")
 
 
@@ -78,6 +79,20 @@ ANALYSIS = (
     Column("predicted_gain", "float64", "", "the same from fan-in, weight variance and input"),
     Column("gain_z", "float64", "", "significance of gain against predicted_gain"),
     Column("chi", "float64", "", "gradient's second moment at the layer before / at this one"),
+)
+
+PHASE_DIAGRAM = (
+    Column("sigma_w2", "float64", "", "variance of a weight times the width"),
+    Column("sigma_b2", "float64", "a²", "variance of a bias"),
+    Column("phase", "category", "", "what becomes of gradients and of two inputs", PHASES),
+    Column("q_star", "float64", "a²", "limit of the pre-activations' second moment"),
+    Column("c_star", "float64", "", "limit of the correlation of two inputs"),
+    Column("chi", "float64", "", "growth of gradients' second moments per layer at q_star"),
+    Column("chi_q", "float64", "", "slope of the length map at q_star"),
+    Column("chi_c", "float64", "", "slope of the correlation map at c_star"),
+    Column("xi_q", "float64", "layers", "in which the distance to q_star changes by a factor e"),
+    Column("xi_c", "float64", "layers", "in which the distance to c_star changes by a factor e"),
+    Column("xi_gradient", "float64", "layers", "in which gradients' E[g²] changes by a factor e"),
 )
 
 

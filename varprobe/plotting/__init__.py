@@ -3,5 +3,14 @@
 from varprobe.plotting.compare import CompareDisplay, plot_compare
 from varprobe.plotting.curves import Curve
 from varprobe.plotting.depth import DepthDisplay, plot_depth
+from varprobe.plotting.phase import PhaseDisplay, plot_phase
 
-__all__ = ["CompareDisplay", "Curve", "DepthDisplay", "plot_compare", "plot_depth"]
+__all__ = [
+    "CompareDisplay",
+    "Curve",
+    "DepthDisplay",
+    "PhaseDisplay",
+    "plot_compare",
+    "plot_depth",
+    "plot_phase",
+]
