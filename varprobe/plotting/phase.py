@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -176,8 +176,8 @@ class PhaseDisplay(Display):
 
     def _mark_cut(self, axes: Axes) -> None:
         """Show where on the cut the edge of chaos is, and where activations explode."""
-        first, *_, last = self.diagram.sigma_w2
-        axes.set_xlim(first, last)
+        last = self.diagram.sigma_w2[-1]
+        axes.set_xlim(self.diagram.sigma_w2[0], last)
         for network in self.diagram.edge:
             if network.sigma_b2 == self.cut[0].sigma_b2:
                 axes.axvline(network.sigma_w2, color="black", lw=1.2, zorder=1.5)
@@ -188,7 +188,7 @@ class PhaseDisplay(Display):
 
 
 def plot_phase(
-    diagram: PhaseDiagram | Nonlinearity | str,
+    diagram: PhaseDiagram | str | Nonlinearity | Callable[[Any], Any],
     *,
     sigma_b2: float | None = None,
     axes: Sequence[Axes] | None = None,
@@ -202,8 +202,8 @@ def plot_phase(
 
     Parameters
     ----------
-    diagram : PhaseDiagram, str or Nonlinearity
-        From `varprobe.map_phases`; or a nonlinearity, for the diagram that it makes by default.
+    diagram : PhaseDiagram, str, module, callable or Nonlinearity
+        From `varprobe.map_phases`; or the nonlinearity that it takes, for its default diagram.
     sigma_b2 : float, optional
         Where the right panels cut; by default at the middle one of the diagram's.
     axes : sequence of four matplotlib Axes, optional
@@ -237,7 +237,7 @@ def plot_phase(
 def _cut(diagram: PhaseDiagram, sigma_b2: float) -> tuple[MeanField, ...]:
     """Solve the networks of one sigma_b2 closely, more so where depth scales diverge."""
     diagram.select(sigma_b2)
-    first, *_, last = diagram.sigma_w2
+    first, last = diagram.sigma_w2[0], diagram.sigma_w2[-1]
     weights = set(np.linspace(first, last, STEPS + 1).tolist())
     ends = [edge.sigma_w2 for edge in diagram.edge if edge.sigma_b2 == sigma_b2]
     for end in (*ends, diagram.unbounded_from[diagram.sigma_b2.index(sigma_b2)]):
@@ -260,9 +260,10 @@ def _draw_phases(axes: Axes, diagram: PhaseDiagram) -> list[Entry]:
     inner = [1 / scale for scale in SCALES]
     borders = [*(-border for border in inner), 0.0, *reversed(inner)]
     axes.contourf(*numbers, levels=borders, colors=SHADES, extend="both")
-    last = diagram.sigma_w2[-1]
-    start = np.minimum(diagram.unbounded_from, last)
-    axes.fill_betweenx(diagram.sigma_b2, start, last, color=UNBOUNDED, lw=0, zorder=2)
+    if unbounded.any():
+        last = diagram.sigma_w2[-1]
+        start = np.minimum(diagram.unbounded_from, last)
+        axes.fill_betweenx(diagram.sigma_b2, start, last, color=UNBOUNDED, lw=0, zorder=2)
     lines = [border for border in borders if border]
     axes.contour(
         *numbers, levels=lines, colors=LINE, linewidths=0.5, linestyles="solid", zorder=1.5

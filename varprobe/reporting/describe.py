@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from varprobe.analysis import Analysis, SiteAnalysis, analyze
 from varprobe.diagnosis.finding import Diagnosis, Finding
-from varprobe.plotting import plot_compare, plot_depth
+from varprobe.plotting import plot_compare, plot_depth, plot_phase
 from varprobe.recording import Recording
 from varprobe.registry import Registry
 from varprobe.reporting.dispatch import find_for
@@ -18,6 +18,7 @@ from varprobe.reporting.expectations import (
     summarize_statuses,
 )
 from varprobe.reporting.numbers import MISSING, count, format_number
+from varprobe.reporting.phases import build_section_of_all, build_sections, summarize_phases
 from varprobe.reporting.report import Column, Report, Section, Table, group_findings
 from varprobe.reporting.tables import (
     QUANTITIES,
@@ -30,7 +31,7 @@ from varprobe.schema import SIGNALS
 
 if TYPE_CHECKING:
     from varprobe.comparison import Comparison
-    from varprobe.theory import Prediction
+    from varprobe.theory import PhaseDiagram, Prediction
 
 Describer = Callable[[Any], Report]
 
@@ -48,7 +49,7 @@ def describe(result: object) -> Report:
 
     Parameters
     ----------
-    result : Recording, Prediction, Analysis, Diagnosis or Comparison
+    result : Recording, Prediction, Analysis, Diagnosis, Comparison or PhaseDiagram
         What a public call returned.
 
     Raises
@@ -137,6 +138,27 @@ def describe_prediction(prediction: Prediction) -> Report:
         closing=summarize_statuses(tuple(prediction)),
         draw=_draw_prediction(prediction),
     )
+
+
+@DESCRIBERS.register("PhaseDiagram")
+def describe_phases(diagram: PhaseDiagram) -> Report:
+    """Return where signals vanish and explode, network by network."""
+    return Report(
+        title=f"Phase diagram of {diagram.nonlinearity!r}",
+        facts=(
+            ("sigma_w2", _span(diagram.sigma_w2)),
+            ("sigma_b2", _span(diagram.sigma_b2)),
+        ),
+        sections=build_sections(diagram),
+        details=(build_section_of_all(diagram),),
+        closing=summarize_phases(diagram),
+        draw=(lambda: plot_phase(diagram).render("svg")) if diagram.is_drawable else None,
+    )
+
+
+def _span(values: Sequence[float]) -> str:
+    first, last = values[0], values[-1]
+    return f"{first:g}" if len(values) == 1 else f"{first:g} … {last:g} ({len(values)} values)"
 
 
 def _describe_measured(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from varprobe.analysis import Analysis, SiteAnalysis
@@ -22,7 +22,8 @@ from varprobe.reporting.dispatch import find_for
 
 if TYPE_CHECKING:
     from varprobe.comparison import Comparison
-    from varprobe.theory import Prediction
+    from varprobe.theory import PhaseDiagram, Prediction
+    from varprobe.theory.mean_field import MeanField
 
 DOCUMENT_VERSION = 1
 """Raised when a field goes or changes its meaning; a new field is no new version."""
@@ -125,12 +126,58 @@ class ExpectationDocument:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkDocument:
+    """A wide random network: the columns of `varprobe.schema.PHASE_DIAGRAM`."""
+
+    sigma_w2: float
+    sigma_b2: float
+    phase: str
+    q_star: float
+    c_star: float
+    chi: float
+    chi_q: float
+    chi_c: float
+    xi_q: float
+    xi_c: float
+    xi_gradient: float
+
+    @classmethod
+    def of(cls, network: MeanField) -> NetworkDocument:
+        """Return the document of one network."""
+        return cls(**{field.name: getattr(network, field.name) for field in fields(cls)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhasesDocument:
+    """A phase diagram; ``unbounded_from`` is by sigma_b2."""
+
+    nonlinearity: str
+    sigma_w2: tuple[float, ...]
+    sigma_b2: tuple[float, ...]
+    unbounded_from: tuple[float, ...]
+    edge: tuple[NetworkDocument, ...]
+    networks: tuple[NetworkDocument, ...]
+
+    @classmethod
+    def of(cls, diagram: PhaseDiagram) -> PhasesDocument:
+        """Return the document of a diagram."""
+        return cls(
+            nonlinearity=repr(diagram.nonlinearity),
+            sigma_w2=diagram.sigma_w2,
+            sigma_b2=diagram.sigma_b2,
+            unbounded_from=diagram.unbounded_from,
+            edge=tuple(map(NetworkDocument.of, diagram.edge)),
+            networks=tuple(map(NetworkDocument.of, diagram.points)),
+        )
+
+
 def to_json(result: object) -> str:
     """Return a result as one document of standard JSON.
 
     Parameters
     ----------
-    result : Recording, Prediction, Analysis, Diagnosis or Comparison
+    result : Recording, Prediction, Analysis, Diagnosis, Comparison or PhaseDiagram
         What a public call returned.
 
     Returns
@@ -203,6 +250,12 @@ def _write_prediction(prediction: Prediction) -> dict[str, object]:
         "unsupported": dict(prediction.unsupported),
         "expectations": [codec_of(ExpectationDocument).encode(row) for row in rows],
     }
+
+
+@_WRITERS.register("PhaseDiagram")
+def _write_phases(diagram: PhaseDiagram) -> dict[str, object]:
+    document = PhasesDocument.of(diagram)
+    return {**_head("phase diagram"), **codec_of(PhasesDocument).encode(document)}
 
 
 def _judge(diagnosis: Diagnosis) -> dict[str, object]:

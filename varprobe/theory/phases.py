@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,8 +79,8 @@ class PhaseDiagram(Presentable):
         edge of chaos at sigma_w2 1.376 … 1.788>
     >>> diagram.to_frame()[["sigma_w2", "sigma_b2", "phase", "xi_c"]].round(2).tail(2)
        sigma_w2  sigma_b2    phase   xi_c
-    4       1.5       0.2  ordered  12.36
-    5       2.5       0.2  chaotic   8.48
+    4       1.5       0.2  ordered  10.63
+    5       2.5       0.2  chaotic   8.05
     """
 
     nonlinearity: Nonlinearity
@@ -117,7 +117,9 @@ class PhaseDiagram(Presentable):
 
     def to_frame(self) -> pd.DataFrame:
         """Return a tidy frame with the columns of `varprobe.schema.PHASE_DIAGRAM`."""
-        return build_frame(PHASE_DIAGRAM, map(read_point, self.points))
+        names = [column.name for column in PHASE_DIAGRAM]
+        rows = ({name: getattr(network, name) for name in names} for network in self.points)
+        return build_frame(PHASE_DIAGRAM, rows)
 
     def plot(self, **options: Any) -> object:
         """Draw the diagram and a cut through it; see `varprobe.plot_phase`."""
@@ -128,18 +130,15 @@ class PhaseDiagram(Presentable):
     def __repr__(self) -> str:
         counts = Counter(point.phase for point in self.points)
         counted = ", ".join(f"{counts[phase]} {phase}" for phase in PHASES if counts[phase])
-        ends = dict.fromkeys(f"{field.sigma_w2:.4g}" for field in self.edge)
-        first, *between = ends or ["no edge of chaos"]
-        edge = f"edge of chaos at sigma_w2 {first}" if ends else first
-        last = f" … {between[-1]}" if between else ""
-        return (
-            f"<PhaseDiagram of {self.nonlinearity!r}: {len(self.points)} networks ({counted}), "
-            f"{edge}{last}>"
-        )
+        # One number where the edge of chaos is a point.
+        ends = dict.fromkeys(f"{self.edge[end].sigma_w2:.4g}" for end in (0, -1) if self.edge)
+        edge = f"edge of chaos at sigma_w2 {' … '.join(ends)}" if ends else "no edge of chaos"
+        name, number = repr(self.nonlinearity), len(self.points)
+        return f"<PhaseDiagram of {name}: {number} networks ({counted}), {edge}>"
 
 
 def map_phases(
-    nonlinearity: Nonlinearity | str,
+    nonlinearity: str | Nonlinearity | Callable[[Any], Any],
     *,
     sigma_w2: Iterable[float] | None = None,
     sigma_b2: Iterable[float] = SIGMA_B2,
@@ -151,9 +150,9 @@ def map_phases(
 
     Parameters
     ----------
-    nonlinearity : str or Nonlinearity
-        φ: a name as in ``torch.nn.functional``, with parameters as in "elu(alpha=0.5)", or what
-        `varprobe.theory.nonlinearities.get_nonlinearity` returns for a function or module.
+    nonlinearity : str, module, callable or Nonlinearity
+        φ: a name as in ``torch.nn.functional``, with parameters as in "elu(alpha=0.5)"; a module
+        such as ``nn.GELU()``; an elementwise function of numpy arrays or of torch tensors.
     sigma_w2 : iterable of float, optional
         Variances of a weight times the width, > 0. By default 30 or fewer, to 1.5 times beyond the
         edge of chaos.
@@ -168,7 +167,7 @@ def map_phases(
     Raises
     ------
     InvalidArgumentError
-        If a variance is out of range, there is none, or φ does not tell where to look.
+        If a variance is out of range, or there is none.
     UnknownNameError
         If no nonlinearity has that name.
 
@@ -176,8 +175,8 @@ def map_phases(
     --------
     >>> import varprobe as vp
     >>> vp.map_phases("tanh", sigma_w2=[1.3], sigma_b2=[0.05]).points
-    (MeanField(tanh, sigma_w2=1.3, sigma_b2=0.05: ordered; q*=0.3153, chi=0.8801, c*=1;
-        layers: xi_q=1.97, xi_c=7.83, xi_gradient=7.83),)
+    (MeanField(tanh, sigma_w2=1.3, sigma_b2=0.05: ordered; q*=0.3153, chi=0.8802, c*=1;
+        layers: xi_q=1.79, xi_c=7.83, xi_gradient=7.83),)
     """
     phi = get_nonlinearity(nonlinearity)
     biases = _arrange("sigma_b2", sigma_b2)
@@ -195,11 +194,6 @@ def map_phases(
     )
 
 
-def read_point(field: MeanField) -> dict[str, float | str]:
-    """Return the numbers of a network by the columns of `varprobe.schema.PHASE_DIAGRAM`."""
-    return {column.name: getattr(field, column.name) for column in PHASE_DIAGRAM}
-
-
 def _arrange(name: str, values: Iterable[float]) -> tuple[float, ...]:
     arranged = tuple(sorted({float(value) for value in values}))
     if not arranged:
@@ -211,11 +205,7 @@ def _choose_weights(phi: Nonlinearity, edge: tuple[MeanField, ...]) -> tuple[flo
     """Return variances of the weights on both sides of the edge, in steps of 1, 2 or 5."""
     # Without an edge: chi = 1 far out, where softplus is a ReLU.
     far = float(phi.derivative_second_moment(INFINITE_LENGTH))
-    critical = max((field.sigma_w2 for field in edge), default=1 / far if far > 0 else math.inf)
-    if not math.isfinite(critical):
-        raise InvalidArgumentError(
-            f"{phi!r} has no edge of chaos that says where to look: give sigma_w2."
-        )
+    critical = max((field.sigma_w2 for field in edge), default=1 / far)
     least = BEYOND * critical / COLUMNS
     power = 10.0 ** math.floor(math.log10(least))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least)
