@@ -80,6 +80,16 @@ def test_axes_and_legend_say_what_they_show(erf: PhaseDisplay) -> None:
     assert find_fills(erf) == []
 
 
+@pytest.mark.parametrize("weights", [[0.1, 0.7], [3.0, 4.0]])
+def test_what_is_out_of_sight_is_not_drawn(weights: list[float]) -> None:
+    for name in ("erf", "relu"):
+        display = vp.plot_phase(vp.map_phases(name, sigma_w2=weights, sigma_b2=[0.0, 0.1]))
+        assert "edge" not in display.artists_
+        assert all(axes.get_xlim() == tuple(weights) for axes in display.axes_)
+        assert display.axes_[0].get_ylim() == (0.0, 0.1)
+        display.render()
+
+
 def test_a_rectifier_has_a_point_and_an_end() -> None:
     display = vp.plot_phase("relu", sigma_b2=0.1)
     assert display.artists_["edge"].get_marker() == "o"
@@ -110,10 +120,11 @@ def test_shades_go_straight_on_to_where_activations_explode(
     assert kept[0].tolist() == growth
 
 
-@pytest.mark.parametrize("name", ["erf", "relu", "sigmoid"])
-def test_tick_labels_of_the_second_moment_do_not_overlap(name: str) -> None:
-    diagram = vp.map_phases(name, sigma_b2=[0.0, 0.05])
-    display = vp.plot_phase(diagram)
+@pytest.mark.parametrize(
+    ("name", "weights"), [("erf", [0.2, 3.4]), ("relu", [0.1, 3.0]), ("sigmoid", [10.0, 160.0])]
+)
+def test_tick_labels_of_the_second_moment_do_not_overlap(name: str, weights: list[float]) -> None:
+    display = vp.plot_phase(vp.map_phases(name, sigma_w2=weights, sigma_b2=[0.0, 0.05]))
     display.figure_.draw_without_rendering()
     axes = display.axes_[1]
     low, high = axes.get_ylim()

@@ -73,8 +73,8 @@ class PhaseDisplay(Display):
     figure_, axes_ : matplotlib Figure and tuple of Axes
         After `plot`: the diagram, and over sigma_w2 q*, c* and the depth scales.
     artists_ : dict
-        After `plot`: the lines by what they show: "edge", if there is an edge of chaos, "q_star",
-        "c_star", "xi_q", "xi_c", "xi_gradient".
+        After `plot`: the lines by what they show: "edge", if the edge of chaos is in sight,
+        "q_star", "c_star", "xi_q", "xi_c", "xi_gradient".
 
     Examples
     --------
@@ -126,7 +126,8 @@ class PhaseDisplay(Display):
 
     def _draw_edge(self) -> list[Entry]:
         """Draw the edge of chaos: a line, or a point where one sigma_b2 alone has it."""
-        edge = self.diagram.edge
+        first, last = self.diagram.sigma_w2[0], self.diagram.sigma_w2[-1]
+        edge = [network for network in self.diagram.edge if first <= network.sigma_w2 <= last]
         if not edge:
             return []
         (line,) = self.axes_[0].plot(
@@ -137,6 +138,7 @@ class PhaseDisplay(Display):
             marker="o" if len(edge) == 1 else "none",
             ls="none" if len(edge) == 1 else "-",
             ms=8,
+            # Without biases it lies on the frame.
             clip_on=False,
             zorder=3,
         )
@@ -272,6 +274,8 @@ def _draw_phases(axes: Axes, diagram: PhaseDiagram) -> list[Entry]:
     axes.set_title("gradients E[g²]: layers per factor e")
     axes.set_xlabel(WEIGHTS_LABEL)
     axes.set_ylabel(BIASES_LABEL)
+    axes.set_xlim(diagram.sigma_w2[0], diagram.sigma_w2[-1])
+    axes.set_ylim(diagram.sigma_b2[0], diagram.sigma_b2[-1])
     axes.grid(visible=False)
     bounded = growth[~unbounded]
     entries = [
