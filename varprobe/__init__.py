@@ -32,6 +32,7 @@ _HOMES = {
         "VarprobeError",
         "VarprobeWarning",
     ),
+    "identification": ("Identification", "identify"),
     "initializers": ("WeightLaw", "initialization", "initialize", "law_of"),
     "moments": ("Moments",),
     "monitoring": ("Monitor",),
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
         VarprobeError as VarprobeError,
         VarprobeWarning as VarprobeWarning,
     )
+    from varprobe.identification import Identification as Identification, identify as identify
     from varprobe.initializers import (
         WeightLaw as WeightLaw,
         initialization as initialization,

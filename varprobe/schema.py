@@ -80,6 +80,23 @@ ANALYSIS = (
     Column("chi", "float64", "", "gradient's second moment at the layer before / at this one"),
 )
 
+IDENTIFICATION = (
+    Column("module", "str", "", "name in named_modules(), '' for the root"),
+    Column("parameter", "str", "", "name of the parameter in it"),
+    Column("kind", "str", "", "class name of the module"),
+    Column("numel", "int64", "", "elements"),
+    Column("mean", "float64", "1", "mean of the elements"),
+    Column("variance", "float64", "1", "mean squared deviation from the mean (correction 0)"),
+    Column("distribution", "str", "", "what may have drawn it, alternatives joined by ' or '"),
+    Column("laws", "str", "", "variance laws that the numbers are compatible with, best first"),
+    Column("p_value", "float64", "0..1", "chance of a sample less like the distribution"),
+    Column("follower", "str", "", "nonlinearity behind the layer, '' if none was found"),
+    Column("expected_law", "str", "", "variance law that suits the follower, '' if there is none"),
+    Column("ratio", "float64", "", "second moment / variance of the expected law"),
+    Column("z", "float64", "", "significance of ratio, in standard errors of its logarithm"),
+    Column("note", "str", "", "what else was seen"),
+)
+
 
 def build_frame(columns: Sequence[Column], rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
     """Build a frame with exactly these columns and dtypes.

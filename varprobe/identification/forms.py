@@ -1,0 +1,139 @@
+"""Initializations that leave something exact behind: equal numbers, a diagonal, orthogonal rows."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from varprobe.identification.continuous import recognize_continuous
+from varprobe.identification.numbers import Numbers
+from varprobe.identification.recognized import Band, Recognized
+
+MAX_VECTORS = 128
+"""Rows (or columns, whichever are longer) that are compared, evenly spread. Their 8,128 products do
+not vanish by chance, and to compare all rows of a large matrix would take seconds."""
+
+MAX_COINCIDENCE = 1e-6
+"""How likely independent numbers may be to look orthogonal by chance, as those of a tiny matrix in
+a coarse dtype may. Above it nothing is said."""
+
+
+def recognize_form(numbers: Numbers, groups: int) -> Recognized | None:
+    """Return what left an exact form in a tensor; None if nothing did.
+
+    Parameters
+    ----------
+    numbers : Numbers
+        Of a tensor in the shape that it was drawn in.
+    groups : int
+        Of the convolution that it is the weight of, else 1.
+    """
+    if numbers.low == numbers.high:
+        if numbers.low == 0:
+            return Recognized(candidates=("zeros",))
+        return Recognized(candidates=("constant",), note=f"constant {numbers.low:.6g}")
+    return (
+        _recognize_identity(numbers)
+        or _recognize_dirac(numbers, groups)
+        or _recognize_orthogonal(numbers)
+        or _recognize_sparse(numbers)
+    )
+
+
+def _recognize_identity(numbers: Numbers) -> Recognized | None:
+    values = numbers.values
+    if values.dim() != 2 or min(values.shape) < 2 or numbers.nonzeros != min(values.shape):
+        return None
+    diagonal = values.diagonal()
+    scale = diagonal[0].item()
+    if not scale or not bool((diagonal == scale).all()):
+        return None
+    return Recognized(candidates=("identity",), note="" if scale == 1 else f"times {scale:.6g}")
+
+
+def _recognize_dirac(numbers: Numbers, groups: int) -> Recognized | None:
+    values = numbers.values
+    if values.dim() not in (3, 4, 5) or numbers.nonzeros > values.shape[0]:
+        return None
+    for parts in {1, groups}:
+        if values.shape[0] % parts == 0:
+            dirac = torch.nn.init.dirac_(torch.empty_like(values), parts)
+            if torch.equal(values, dirac):
+                return Recognized(candidates=("dirac",))
+    return None
+
+
+def _recognize_orthogonal(numbers: Numbers) -> Recognized | None:
+    """Return an orthogonal form if the vectors along the longer side are orthonormal up to a gain.
+
+    As torch.nn.init.orthogonal_ does, a tensor of more than two dimensions is flattened to rows.
+    """
+    if numbers.values.dim() < 2:
+        return None
+    matrix = numbers.values.reshape(numbers.values.shape[0], -1)
+    vectors = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
+    shorter, longer = vectors.shape
+    if shorter < 2:
+        return None
+    tolerance = _find_tolerance(longer, numbers.precision)
+    chosen = torch.linspace(0, shorter - 1, min(shorter, MAX_VECTORS), device=vectors.device)
+    energy = _find_energy(vectors[chosen.long()].double(), tolerance)
+    if energy is None:
+        return None
+    return Recognized(
+        candidates=("orthogonal",),
+        bands=(Band(low=energy, high=energy, of="gain²").widen(2 * tolerance),),
+        kurtosis=3 * longer / (longer + 2),
+    )
+
+
+def _find_tolerance(longer: int, precision: float) -> float:
+    """Return what products of orthonormal vectors may be off, in units of 1 / sqrt(longer).
+
+    The first term is the error of a QR decomposition in float32, the second that of rounding the
+    elements to a coarser dtype, both several times what is measured.
+    """
+    return 64 * torch.finfo(torch.float32).eps * math.sqrt(longer) + 4 * precision
+
+
+def _find_energy(vectors: torch.Tensor, tolerance: float) -> float | None:
+    """Return the squared norm that all vectors have in common if they are orthogonal, else None."""
+    count, length = vectors.shape
+    gram = vectors @ vectors.mT
+    energies = gram.diagonal()
+    energy = energies.mean().item()
+    if not energy:
+        return None
+    pairs = count * (count - 1) // 2
+    cross = (gram.square().sum() - energies.square().sum()).clamp(min=0).item() / (2 * pairs)
+    spread = (energies.max() - energies.min()).item()
+    # Products of independent vectors have the standard deviation energy / sqrt(length). That the
+    # root mean square of n of them is below t of it has (Chernoff) at most the probability
+    # (e t²)^(n/2).
+    stray = math.sqrt(cross * length) / energy
+    coincidence = (math.e * tolerance**2) ** (pairs / 2)
+    if stray > tolerance or spread > tolerance * energy or coincidence > MAX_COINCIDENCE:
+        return None
+    return energy
+
+
+def _recognize_sparse(numbers: Numbers) -> Recognized | None:
+    """Return a sparse form if every column has the same number of zeros, in a normal sample."""
+    values = numbers.values
+    if values.dim() != 2 or values.shape[1] < 2 or numbers.nonzeros == numbers.count:
+        return None
+    zeros = (values == 0).sum(dim=0)
+    rest = values[values != 0]
+    if not bool((zeros == zeros[0]).all()) or bool((rest == rest[0]).all()):
+        return None
+    drawn = recognize_continuous(Numbers(rest))
+    if "normal" not in drawn.candidates:
+        return None
+    return Recognized(
+        candidates=("sparse",),
+        bands=drawn.bands,
+        kurtosis=drawn.kurtosis,
+        p_value=drawn.p_value,
+        note=f"{int(zeros[0])} of {values.shape[0]} in each column are 0; laws are of the rest",
+    )

@@ -1,0 +1,126 @@
+"""What is measured of a tensor before anything is concluded from it."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from varprobe.statistics import measure, read
+
+Array = NDArray[np.float64]
+
+SAMPLE = 2**20
+"""Elements that the form of a distribution is judged by. A form that a million numbers do not
+contradict is the form; moments and extremes are of all elements."""
+
+CENTRED_Z = 4.5
+"""Standard errors that the mean of centred weights may be off: 1 in 150,000 strays further."""
+
+
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """The elements of a tensor, as numbers without an order.
+
+    Attributes
+    ----------
+    values : torch.Tensor
+        Detached, floating-point, of any shape; finite, at least one.
+    """
+
+    values: torch.Tensor
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        return self.values.numel()
+
+    @property
+    def mean(self) -> float:
+        """Mean."""
+        return self._moments[0]
+
+    @property
+    def variance(self) -> float:
+        """Mean squared deviation from the mean."""
+        return self._moments[1]
+
+    @property
+    def second_moment(self) -> float:
+        """Mean of squares."""
+        return self.variance + self.mean**2
+
+    @property
+    def low(self) -> float:
+        """Smallest element."""
+        return self._extremes[0]
+
+    @property
+    def high(self) -> float:
+        """Largest element."""
+        return self._extremes[1]
+
+    @property
+    def reach(self) -> float:
+        """Largest distance from the mean."""
+        return max(self.high - self.mean, self.mean - self.low)
+
+    @property
+    def is_centred(self) -> bool:
+        """Whether the measured mean is within chance of 0."""
+        std = math.sqrt(self.variance)
+        return abs(self.mean) <= (CENTRED_Z / math.sqrt(self.count) + self.precision) * std
+
+    @property
+    def precision(self) -> float:
+        """Distance from 1 to the next number of the dtype: 1.2e-7 for float32, 1/128 for bfloat16.
+
+        Weights that were drawn in a coarse dtype, or cast to it, are rounded by up to half of this.
+        """
+        return torch.finfo(self.values.dtype).eps
+
+    @functools.cached_property
+    def nonzeros(self) -> int:
+        """Number of elements other than 0."""
+        return int(torch.count_nonzero(self.values))
+
+    @functools.cached_property
+    def sample(self) -> Array:
+        """Up to `SAMPLE` of the elements, in float64."""
+        flat = self.values.reshape(-1)
+        # An odd stride shares no factor with a power of two, which most widths are multiples of.
+        stride = max(1, flat.numel() // SAMPLE) | 1
+        chosen: Array = flat[::stride].double().cpu().numpy()
+        return chosen
+
+    @functools.cached_property
+    def kurtosis(self) -> float:
+        """Fourth central moment over squared variance, at least 1."""
+        deviation = self.sample - self.sample.mean()
+        variance = np.square(deviation).mean()
+        return float((deviation**4).mean() / variance**2) if variance else 1.0
+
+    def round_up(self, numbers: Array) -> tuple[Array, Array]:
+        """Return numbers of the dtype near these, and where the cells of those end.
+
+        Every real number up to the end of the cell is rounded to the number itself or to a smaller
+        one, so that elements up to the number are what was drawn up to the end of its cell.
+        """
+        rounded: Array = torch.from_numpy(numbers).to(self.values.dtype).double().numpy()
+        info = torch.finfo(self.values.dtype)
+        _, exponents = np.frexp(np.maximum(np.abs(rounded), info.tiny))
+        return rounded, rounded + np.ldexp(info.eps / 2, exponents - 1)
+
+    @functools.cached_property
+    def _moments(self) -> tuple[float, float]:
+        moments = read(measure(self.values, full=False)).moments
+        return moments.mean, moments.variance
+
+    @functools.cached_property
+    def _extremes(self) -> tuple[float, float]:
+        low, high = torch.aminmax(self.values)
+        return low.item(), high.item()
