@@ -14,6 +14,10 @@ MAX_VECTORS = 128
 """Rows (or columns, whichever are longer) that are compared, evenly spread. Their 8,128 products do
 not vanish by chance, and to compare all rows of a large matrix would take seconds."""
 
+MAX_STRAY = 2**-20
+"""Share of the elements that may be 0 by themselves in a sparse matrix, beside two of them: 1 in 2²⁴
+of torch's normal numbers is exactly 0."""
+
 MAX_COINCIDENCE = 1e-6
 """How likely independent numbers may be to look orthogonal by chance, as those of a tiny matrix in
 a coarse dtype may. Above it nothing is said."""
@@ -119,13 +123,15 @@ def _find_energy(vectors: torch.Tensor, tolerance: float) -> float | None:
 
 
 def _recognize_sparse(numbers: Numbers) -> Recognized | None:
-    """Return a sparse form if every column has the same number of zeros, in a normal sample."""
+    """Return a sparse form if all columns have as many zeros, but for strays, in a normal sample."""
     values = numbers.values
     if values.dim() != 2 or values.shape[1] < 2 or numbers.nonzeros == numbers.count:
         return None
     zeros = (values == 0).sum(dim=0)
     rest = values[values != 0]
-    if not bool((zeros == zeros[0]).all()) or bool((rest == rest[0]).all()):
+    common = int(zeros.min())
+    strays = int(zeros.sum()) - common * values.shape[1]
+    if not common or strays > 2 + MAX_STRAY * numbers.count or bool((rest == rest[0]).all()):
         return None
     drawn = recognize_continuous(Numbers(rest))
     if "normal" not in drawn.candidates:
@@ -135,5 +141,5 @@ def _recognize_sparse(numbers: Numbers) -> Recognized | None:
         bands=drawn.bands,
         kurtosis=drawn.kurtosis,
         p_value=drawn.p_value,
-        note=f"{int(zeros[0])} of {values.shape[0]} in each column are 0; laws are of the rest",
+        note=f"{common} of {values.shape[0]} in each column are 0; laws are of the rest",
     )

@@ -136,7 +136,6 @@ def _trace(
     first = parameter.owners[0]
     numbers = Numbers(parameter.values)
     recognized = recognize(parameter.values, groups=parameter.groups, blocks=parameter.blocks)
-    centre = 0.0 if numbers.is_centred else numbers.mean
     follower, expected = _find_expected(parameter, behind)
     ratio, z = _compare(numbers, recognized, expected)
     return Origin(
@@ -147,7 +146,7 @@ def _trace(
         mean=numbers.mean,
         variance=numbers.variance,
         candidates=recognized.candidates,
-        laws=find_compatible(recognized, parameter.forms, gains, centre=centre),
+        laws=find_compatible(recognized, parameter.forms, gains, centre=numbers.centre),
         p_value=recognized.p_value,
         follower=follower,
         expected=expected,

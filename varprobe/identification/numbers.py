@@ -65,9 +65,19 @@ class Numbers:
         return self._extremes[1]
 
     @property
+    def centre(self) -> float:
+        """0 for centred numbers, else their mean."""
+        return 0.0 if self.is_centred else self.mean
+
+    @property
     def reach(self) -> float:
-        """Largest distance from the mean."""
-        return max(self.high - self.mean, self.mean - self.low)
+        """Largest distance from the centre."""
+        return max(self.high - self.centre, self.centre - self.low)
+
+    @property
+    def stray(self) -> float:
+        """How far the centre may be off: nothing for centred numbers."""
+        return 0.0 if self.is_centred else CENTRED_Z * math.sqrt(self.variance / self.count)
 
     @property
     def is_centred(self) -> bool:

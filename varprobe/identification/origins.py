@@ -38,7 +38,7 @@ class Origin:
         Distributions that may have drawn it, most likely first; several where the numbers, fewer
         than about 1,500, do not decide.
     laws : tuple of VarianceLaw
-        The variance laws that are compatible with the numbers, best first: those within 4 standard
+        The variance laws that are compatible with the numbers, best first: those within 5 standard
         errors, for a uniform distribution those whose bound lies just beyond the largest weight.
     p_value : float
         How often a sample of the first candidate looks less like it; NaN if nothing is random.

@@ -39,7 +39,9 @@ def recognize(values: torch.Tensor, *, groups: int = 1, blocks: int = 1) -> Reco
     if blocks == 1 or whole.candidates[0] not in ("unknown", "orthogonal"):
         return whole
     parts = [_recognize_whole(part, 1) for part in values.chunk(blocks)]
-    if all(part.is_certain and part.candidates == parts[0].candidates for part in parts):
+    alike = all(part.is_certain and part.candidates == parts[0].candidates for part in parts)
+    # Parts of one orthogonal matrix look normal, each for itself.
+    if alike and whole.candidates[0] in ("unknown", parts[0].candidates[0]):
         return _join(parts)
     if whole.candidates == ("unknown",) and any(part.is_certain for part in parts):
         return replace(whole, note=_spell(parts))

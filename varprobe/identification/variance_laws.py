@@ -22,8 +22,13 @@ SCALED_STDS = (0.02, 0.01, 0.006)
 "Language Models are Unsupervised Multitask Learners", section 2.3; 0.006 is DeepSeek's."""
 
 USUAL_DIGITS = (1, 2, 5, 6)
-"""Digits of the standard deviations that people write down: 0.02, 0.01, 0.05, 0.006. Any other
-round number is named only if no law fits: of a small tensor, some always would."""
+"""Digits of the standard deviations that people write down: 0.02, 0.01, 0.05, 0.006."""
+
+TORCH_DEFAULT = "torch default"
+
+TORCHS_OWN, DRAWN, UNUSUAL, ODD = range(4)
+"""How likely a law is before the numbers are seen: what torch draws unasked, what people ask for,
+a round number that few write down, and one of two digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,7 @@ class Form:
                 variance = xavier_variance(fan_in, fan_out, gain_squared=gain)
                 yield VarianceLaw(f"xavier{where}{suffix}", variance)
         if self.default:
-            yield VarianceLaw("torch default", self.default)
+            yield VarianceLaw(TORCH_DEFAULT, self.default)
         if "fan_in" in self.fans:
             # Nguyen and Salazar 2019 (arXiv 1910.05895), section 2.2; GPT-NeoX.
             yield VarianceLaw("small init", 2 / (5 * self.fans["fan_in"]))
@@ -102,7 +107,11 @@ def find_compatible(
     *,
     centre: float,
 ) -> tuple[VarianceLaw, ...]:
-    """Return the laws that may have set the scale of a parameter, those that fit best first.
+    """Return the laws that may have set the scale of a parameter, the likeliest first.
+
+    What torch itself draws the parameter with comes first, then what fits best, then round numbers
+    that nobody is fond of. Of these, those with two digits are named only if there is nothing else:
+    of a small tensor, some always would.
 
     Parameters
     ----------
@@ -116,45 +125,47 @@ def find_compatible(
         Mean of the numbers if it is not 0: then no law of a fan applies.
     """
     forms = tuple(forms)
-    usual: dict[VarianceLaw, float] = {}
-    unusual: dict[VarianceLaw, float] = {}
+    ranks: dict[VarianceLaw, tuple[int, float]] = {}
     for band in recognized.bands:
         if band.of == "gain²":
-            # They are all equal up to rounding.
-            usual |= dict.fromkeys(_list_orthogonal(band, recognized.blocks, forms, gains), 0.0)
+            for law in _list_orthogonal(band, recognized.blocks, forms, gains):
+                ranks[law] = DRAWN, 0.0
             continue
-        known = () if centre else (law for form in forms for law in form.list_laws(gains))
-        laws = dict.fromkeys((law for law in known if band.holds(law.variance)), True)
-        for law, is_usual in (laws | _list_fixed(band, recognized.support, centre)).items():
+        drawn = () if centre else (law for form in forms for law in form.list_laws(gains))
+        found = _list_fixed(band, recognized.support, centre)
+        for law in drawn:
+            if band.holds(law.variance):
+                found[law] = TORCHS_OWN if law.name == TORCH_DEFAULT else DRAWN
+        for law, rank in found.items():
             named = VarianceLaw(f"{law.name} {band.of}".rstrip(), law.variance)
-            ranked = usual if is_usual else unusual
-            ranked.setdefault(named, abs(math.log(law.variance / band.centre)))
-    ranked = usual or unusual
-    return tuple(sorted(ranked, key=lambda law: ranked[law]))
+            ranks.setdefault(named, (rank, abs(math.log(law.variance / band.centre))))
+    best = min((rank for rank, _ in ranks.values()), default=TORCHS_OWN)
+    likeliest = sorted(ranks, key=ranks.__getitem__)
+    return tuple(law for law in likeliest if ranks[law][0] < ODD or best == ODD)
 
 
 def _list_orthogonal(
     band: Band, blocks: int, forms: Iterable[Form], gains: Mapping[str, float]
 ) -> list[VarianceLaw]:
-    named = {kind: gain for kind, gain in gains.items() if band.holds(gain)}
+    named = {"" if k == "linear" else f" {k}": gain for k, gain in gains.items() if band.holds(gain)}
     if not named:
         roundest = find_roundest(math.sqrt(band.low), math.sqrt(band.high))
-        named = {f"gain {gain:g}": gain**2 for gain in roundest[:1]}
+        named = {f" gain {gain:g}": gain**2 for gain in roundest[:1]}
     matrices = [form.matrix for form in forms if form.matrix]
     sides = {max(rows // blocks, columns) for rows, columns in matrices}
     return [
-        VarianceLaw(f"orthogonal {kind}", gain / side)
-        for kind, gain in named.items()
+        VarianceLaw(f"orthogonal{suffix}", gain / side)
+        for suffix, gain in named.items()
         for side in sides
     ]
 
 
 def _list_fixed(
     band: Band, support: tuple[float, float] | None, centre: float
-) -> dict[VarianceLaw, bool]:
-    """Return the laws that are a round number, each with whether it is a usual one."""
+) -> dict[VarianceLaw, int]:
+    """Return the laws that are a round number, each with its rank."""
     if support is not None and centre:
-        return dict.fromkeys(_list_ends(band, *support), True)
+        return dict.fromkeys(_list_ends(band, *support), DRAWN)
     if support is not None:
         bounds = find_roundest(math.sqrt(3 * band.low), math.sqrt(3 * band.high))
         laws = {bound: VarianceLaw(f"bound {bound:g}", bound**2 / 3) for bound in bounds}
@@ -162,7 +173,8 @@ def _list_fixed(
         about = f" about {centre:.3g}" if centre else ""
         stds = find_roundest(math.sqrt(band.low), math.sqrt(band.high))
         laws = {std: VarianceLaw(f"std {std:g}{about}", std**2) for std in stds}
-    return {law: find_only_digit(number) in USUAL_DIGITS for number, law in laws.items()}
+    ranks = {0: ODD, **dict.fromkeys(USUAL_DIGITS, DRAWN)}
+    return {law: ranks.get(find_only_digit(number), UNUSUAL) for number, law in laws.items()}
 
 
 def _list_ends(band: Band, low: float, high: float) -> list[VarianceLaw]:
