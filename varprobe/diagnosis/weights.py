@@ -18,10 +18,10 @@ from varprobe.diagnosis.rule import RULES, check_rule
 from varprobe.diagnosis.symmetry import is_constant, is_drawn
 from varprobe.theory.followers import (
     CENTRED,
+    MAX_DEPARTURE,
     Role,
     find_followers,
     find_wanted_gain,
-    role_of_kind,
 )
 from varprobe.theory.nonlinearities import get_nonlinearity
 
@@ -38,10 +38,6 @@ NONLINEARITIES = {
     "SELU": "selu",
 }
 """Names in the theory of the nonlinearities that set the scale of the weights before them."""
-
-MAX_DEPARTURE = 1.25
-"""Factor between a weight's variance and the law that fits. LeCun for SiLU or Kaiming for GELU are
-choices that people make on purpose and nobody trips over at any depth below ten."""
 
 SIGNIFICANCE = 4.0
 """Standard deviations of the log of a sample variance, sqrt(2 / N) for N Gaussian weights."""
@@ -135,13 +131,17 @@ def compute_gain_squared(kind: str) -> float:
 def _find_followers(analysis: Analysis, run: str) -> dict[str, str]:
     """Return, by weighted module, the kind of the nonlinearity that is called next."""
     owners = {s.site.module for s in analysis.select_weighted(signal="activation", run=run)}
-    sites = analysis.select(signal="activation", run=run)
+    outputs = analysis.select(signal="activation", run=run)
+    sites = [site for site in outputs if not site.site.is_operation]
     kinds = {site.site.module: site.first.kind for site in sites}
 
     def judge(module: str, kind: str) -> Role:
         if module in owners:
             return "weighted"
-        return "nonlinearity" if kind in NONLINEARITIES else role_of_kind(kind)
+        if kind in NONLINEARITIES:
+            return "nonlinearity"
+        # A normalization takes the scale away again.
+        return "rescaling" if "Norm" in kind else "other"
 
     calls = ((s.site.module, judge(s.site.module, s.first.kind)) for s in sites)
     return {module: kinds[follower] for module, follower in find_followers(calls).items()}

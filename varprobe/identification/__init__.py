@@ -2,6 +2,7 @@
 
 ``numbers`` is what is measured of a tensor. ``forms`` knows what is exact or structural (zeros,
 identity, orthogonal), ``continuous`` tells normal, uniform and truncated normal apart,
+``independence`` tells drawn from trained matrices,
 ``recognition`` asks both, of a tensor or of its blocks. ``variance_laws`` lists the laws that a
 parameter's fans allow and keeps those that the numbers do, ``parameters`` walks a model,
 ``expectation`` finds the nonlinearity behind each layer, ``origins`` holds the results, and

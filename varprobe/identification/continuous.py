@@ -10,8 +10,10 @@ import math
 
 import numpy as np
 
+from varprobe.identification.independence import judge_independence
 from varprobe.identification.numbers import Array, Numbers
 from varprobe.identification.recognized import Band, Recognized
+from varprobe.identification.round_numbers import find_only_digit, find_roundest
 from varprobe.identification.truncation import (
     NORMAL,
     UNIFORM,
@@ -30,20 +32,28 @@ WINDOW = 7.0
 penalty tells them apart. The truth lies further behind once in e⁷ = 1,100 draws at most, and a
 normal cut at ±2 is 0.031 nats an element from the nearest normal one: 300 elements decide."""
 
+OTHER_CUT = 3.0
+"""Where else than at ±2 people cut. Or they name ends that are a round number: torch's own are ±2,
+whatever the standard deviation."""
+
 CUT_WINDOW = 12.0
 """Nats that a cut elsewhere than at ±2 must gain. A normal sample's own extremes gain a standard
 exponential variable: more than this once in 160,000 draws."""
 
 BAND_TAIL = 3e-7
-"""Chance that the true variance lies beyond one end of its band: that of 5 standard deviations. With
-4, one model of 50 that have 300 parameters would miss a law."""
+"""Chance that the true variance lies beyond one end of its band: that of 5 standard deviations.
+With 4, one model of 50 that have 300 parameters would miss a law."""
 
 SLACK = 12.0
 """N times the probability that a law leaves beyond the largest of N elements is a standard
 exponential variable: larger than this once in 160,000 draws."""
 
-MIN_P_VALUE = 1e-6
-"""Below it a sample has none of the three forms. A model has hundreds of parameters."""
+MIN_P_VALUE = 1e-5
+"""Below it a sample has none of the three forms. A model has hundreds of parameters: in one of
+hundreds of models a parameter is called unknown though it is not."""
+
+NEARLY_CENTRED = 0.25
+"""Standard deviations from 0, within which nobody puts the mean of weights on purpose."""
 
 BINS = 16
 """Equally likely intervals that a sample is counted in. More would see finer departures in millions
@@ -65,28 +75,42 @@ def recognize_continuous(numbers: Numbers) -> Recognized:
     best = max(scores.values())
     cuts = sorted((c for c in CUTS if scores[c] > best - WINDOW), key=lambda c: -scores[c])
     note = ""
-    elsewhere = find_cut(numbers.variance / numbers.reach**2)
-    if elsewhere and _log_likelihood(numbers, elsewhere) > best + CUT_WINDOW:
+    elsewhere = max(_list_other_cuts(numbers), key=lambda cut: _log_likelihood(numbers, cut))
+    if _log_likelihood(numbers, elsewhere) > best + CUT_WINDOW:
         cuts, note = [elsewhere], f"cut at ±{elsewhere:.2g} standard deviations"
-    p_value = _judge(numbers, cuts[0])
+    form, structure = _judge(numbers, cuts[0]), judge_independence(numbers)
+    p_value = min(1.0, 2 * min(form, structure))
     if p_value < MIN_P_VALUE:
+        note = f"neither normal nor uniform nor truncated: kurtosis {numbers.kurtosis:.3g}"
+        if structure < form:
+            note = "not independent: one direction is stronger than by chance; trained?"
         return Recognized(
-            candidates=("unknown",),
-            bands=(_find_chi_square_band(numbers, numbers.kurtosis),),
-            kurtosis=numbers.kurtosis,
-            p_value=p_value,
-            note=f"neither normal nor uniform nor truncated: kurtosis {numbers.kurtosis:.3g}",
+            candidates=("unknown",), kurtosis=numbers.kurtosis, p_value=p_value, note=note
         )
     bands = [band for cut in cuts for band in _find_bands(numbers, cut)]
+    support = (numbers.low, numbers.high) if cuts[0] == UNIFORM else None
+    if 0 < abs(numbers.centre) < NEARLY_CENTRED * math.sqrt(numbers.variance):
+        bands, support, note = (
+            [],
+            None,
+            f"its mean of {numbers.mean:.2g} is not by chance: trained?",
+        )
     return Recognized(
         candidates=tuple(CUTS.get(cut, "trunc_normal") for cut in cuts),
         # Rounding moves a standard deviation by less than the precision, a variance by twice that.
         bands=tuple(band.widen(2 * numbers.precision) for band in bands),
         kurtosis=kurtosis_of(cuts[0]),
         p_value=p_value,
-        support=(numbers.low, numbers.high) if cuts[0] == UNIFORM else None,
+        support=support,
         note=note,
     )
+
+
+def _list_other_cuts(numbers: Numbers) -> list[float]:
+    reach = numbers.reach
+    ends = find_roundest(reach, reach * (1 + SLACK / numbers.count))
+    found = [find_cut(numbers.variance / end**2) for end in ends if find_only_digit(end)]
+    return [OTHER_CUT, *filter(None, found)]
 
 
 def _log_likelihood(numbers: Numbers, cut: float) -> float:

@@ -10,13 +10,9 @@ from varprobe.identification.continuous import recognize_continuous
 from varprobe.identification.numbers import Numbers
 from varprobe.identification.recognized import Band, Recognized
 
-MAX_VECTORS = 128
-"""Rows (or columns, whichever are longer) that are compared, evenly spread. Their 8,128 products do
-not vanish by chance, and to compare all rows of a large matrix would take seconds."""
-
 MAX_STRAY = 2**-20
-"""Share of the elements that may be 0 by themselves in a sparse matrix, beside two of them: 1 in 2²⁴
-of torch's normal numbers is exactly 0."""
+"""Share of the elements that may be 0 by themselves in a sparse matrix, beside two of them: one in
+2²⁴ of torch's normal numbers is exactly 0."""
 
 MAX_COINCIDENCE = 1e-6
 """How likely independent numbers may be to look orthogonal by chance, as those of a tiny matrix in
@@ -69,20 +65,13 @@ def _recognize_dirac(numbers: Numbers, groups: int) -> Recognized | None:
 
 
 def _recognize_orthogonal(numbers: Numbers) -> Recognized | None:
-    """Return an orthogonal form if the vectors along the longer side are orthonormal up to a gain.
-
-    As torch.nn.init.orthogonal_ does, a tensor of more than two dimensions is flattened to rows.
-    """
-    if numbers.values.dim() < 2:
+    """Return an orthogonal form if vectors along the longer side are orthonormal up to a gain."""
+    vectors = numbers.vectors
+    if len(vectors) < 2:
         return None
-    matrix = numbers.values.reshape(numbers.values.shape[0], -1)
-    vectors = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
-    shorter, longer = vectors.shape
-    if shorter < 2:
-        return None
+    longer = vectors.shape[1]
     tolerance = _find_tolerance(longer, numbers.precision)
-    chosen = torch.linspace(0, shorter - 1, min(shorter, MAX_VECTORS), device=vectors.device)
-    energy = _find_energy(vectors[chosen.long()].double(), tolerance)
+    energy = _find_energy(vectors, tolerance)
     if energy is None:
         return None
     return Recognized(
@@ -123,7 +112,7 @@ def _find_energy(vectors: torch.Tensor, tolerance: float) -> float | None:
 
 
 def _recognize_sparse(numbers: Numbers) -> Recognized | None:
-    """Return a sparse form if all columns have as many zeros, but for strays, in a normal sample."""
+    """Return a sparse form if all columns have as many zeros, strays aside, in a normal sample."""
     values = numbers.values
     if values.dim() != 2 or values.shape[1] < 2 or numbers.nonzeros == numbers.count:
         return None

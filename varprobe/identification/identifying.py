@@ -11,6 +11,7 @@ from torch import nn
 
 from varprobe.errors import NothingRecordedError
 from varprobe.identification.expectation import (
+    Followers,
     expect,
     follow_calls,
     follow_registration,
@@ -25,7 +26,11 @@ from varprobe.identification.variance_laws import GAINS, VarianceLaw, find_compa
 from varprobe.modules import Inputs
 from varprobe.profiling import build_model, profile
 from varprobe.recording import Unobserved
+from varprobe.theory.followers import MAX_DEPARTURE
 from varprobe.theory.integrals import Nonlinearity
+
+SIGNIFICANCE = 4.0
+"""Standard errors that the logarithm of a second moment may be off by chance."""
 
 
 def identify(
@@ -51,8 +56,9 @@ def identify(
         The model, or a function without arguments that builds one.
     inputs : tensor, tuple or mapping, optional
         As in `varprobe.profile`. With them one forward pass tells which nonlinearity comes behind
-        which layer. Without them the order in which modules were registered does, and layers that
-        it leaves in doubt have no expected law. Functions (``F.relu``) are not seen either way.
+        which layer, also where it is a function (``F.relu``) that has no module and is not the last
+        step of one. Without them the order in which modules were registered does; layers that it
+        leaves in doubt have no expected law.
     kwargs : mapping, optional
         Keyword arguments beside a tensor or a tuple.
     seed : int
@@ -81,12 +87,8 @@ def identify(
     ('relu', '2/fan_in', '0.17', True)
     """
     built = model if isinstance(model, nn.Module) else build_model(model, seed=seed)
-    nonlinearities = list_nonlinearities(built)
-    behind = {
-        layer: nonlinearities[follower]
-        for layer, follower in _find_followers(built, inputs, kwargs).items()
-    }
-    gains = _collect_gains(nonlinearities.values())
+    followers = _find_followers(built, inputs, kwargs)
+    gains = _collect_gains([*list_nonlinearities(built).values(), *followers.values()])
     origins: list[Origin] = []
     unread: list[Unobserved] = []
     with torch.no_grad():
@@ -94,7 +96,7 @@ def identify(
             if isinstance(parameter, Unobserved):
                 unread.append(parameter)
             else:
-                origins.append(_trace(parameter, gains, behind))
+                origins.append(_trace(parameter, gains, followers))
     name = type(built).__name__
     if not origins and not unread:
         raise NothingRecordedError(
@@ -110,12 +112,12 @@ def identify(
 
 def _find_followers(
     model: nn.Module, inputs: Inputs | None, kwargs: Mapping[str, Any] | None
-) -> dict[str, str]:
+) -> Followers:
     if inputs is None:
         if kwargs:
             raise TypeError("kwargs= go beside inputs: give the inputs as well.")
         return follow_registration(model)
-    recording = profile(model, inputs, kwargs=kwargs, loss=False, stats="moments")
+    recording = profile(model, inputs, kwargs=kwargs, loss=False, stats="moments", ops=True)
     return follow_calls(model, recording)
 
 
@@ -130,14 +132,12 @@ def _collect_gains(present: Iterable[Nonlinearity]) -> dict[str, float]:
     return {**GAINS, **own}
 
 
-def _trace(
-    parameter: Parameter, gains: Mapping[str, float], behind: Mapping[str, Nonlinearity]
-) -> Origin:
+def _trace(parameter: Parameter, gains: Mapping[str, float], followers: Followers) -> Origin:
     first = parameter.owners[0]
     numbers = Numbers(parameter.values)
     recognized = recognize(parameter.values, groups=parameter.groups, blocks=parameter.blocks)
-    follower, expected = _find_expected(parameter, behind)
-    ratio, z = _compare(numbers, recognized, expected)
+    follower, expected = _find_expected(parameter, followers)
+    ratio, z, fits = _compare(numbers, recognized, expected)
     return Origin(
         module=first.name,
         parameter=first.parameter,
@@ -152,29 +152,33 @@ def _trace(
         expected=expected,
         ratio=ratio,
         z=z,
+        fits=fits,
         note="; ".join(filter(None, (recognized.note, parameter.note))),
     )
 
 
-def _find_expected(
-    parameter: Parameter, behind: Mapping[str, Nonlinearity]
-) -> tuple[str, VarianceLaw | None]:
+def _find_expected(parameter: Parameter, followers: Followers) -> tuple[str, VarianceLaw | None]:
     """Return the nonlinearity behind the first layer that has one, and the law that suits it."""
     for owner in parameter.owners:
-        if owner.role == "weight" and owner.name in behind:
-            follower = behind[owner.name]
+        if owner.role == "weight" and owner.name in followers:
+            follower = followers[owner.name]
             return repr(follower), expect(owner.module, follower)
     return "", None
 
 
 def _compare(
     numbers: Numbers, recognized: Recognized, expected: VarianceLaw | None
-) -> tuple[float, float]:
-    """Return the ratio of measured and expected second moment, and its significance."""
+) -> tuple[float, float, bool | None]:
+    """Return the ratio of measured and expected second moment, its significance, and if it fits.
+
+    An orthogonal matrix, and what is constant, has no scatter: no significance.
+    """
     if expected is None:
-        return math.nan, math.nan
+        return math.nan, math.nan, None
     ratio = numbers.second_moment / expected.variance
     if recognized.candidates[0] in FIXED:
-        return ratio, math.nan
+        return ratio, math.nan, 1 / MAX_DEPARTURE <= ratio <= MAX_DEPARTURE
     error = math.sqrt((recognized.kurtosis - 1) / numbers.count)
-    return ratio, math.log(ratio) / error
+    departure = math.log(ratio)
+    fits = abs(departure) <= math.log(MAX_DEPARTURE) + SIGNIFICANCE * error
+    return ratio, departure / error, fits

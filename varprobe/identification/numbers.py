@@ -14,6 +14,10 @@ from varprobe.statistics import measure, read
 
 Array = NDArray[np.float64]
 
+MAX_VECTORS = 128
+"""Rows (or columns, whichever are longer) that are compared with each other, evenly spread: their
+8,128 products say enough, and all of those of a large matrix would take seconds."""
+
 SAMPLE = 2**20
 """Elements that the form of a distribution is judged by. A form that a million numbers do not
 contradict is the form; moments and extremes are of all elements."""
@@ -97,6 +101,20 @@ class Numbers:
     def nonzeros(self) -> int:
         """Number of elements other than 0."""
         return int(torch.count_nonzero(self.values))
+
+    @functools.cached_property
+    def vectors(self) -> torch.Tensor:
+        """Up to `MAX_VECTORS` vectors along the longer side, in float64: rows of a matrix.
+
+        As torch.nn.init.orthogonal_ does, a tensor of more than two dimensions is flattened to
+        rows. A tensor of fewer is one vector.
+        """
+        first = self.values.shape[0] if self.values.dim() > 1 else 1
+        matrix = self.values.reshape(first, -1)
+        along = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
+        count = along.shape[0]
+        chosen = torch.linspace(0, count - 1, min(count, MAX_VECTORS), device=along.device)
+        return along[chosen.long()].double()
 
     @functools.cached_property
     def sample(self) -> Array:

@@ -50,6 +50,9 @@ class Origin:
         Measured second moment over that expected variance.
     z : float
         ln(ratio) in standard errors. NaN without an expected law, and where nothing is random.
+    fits : bool or None
+        Whether ratio is between 1/1.25 and 1.25 (see `varprobe.theory.followers.MAX_DEPARTURE`), or
+        off by no more than chance. None without an expected law.
     note : str
         What else was seen.
     """
@@ -67,6 +70,7 @@ class Origin:
     expected: VarianceLaw | None = None
     ratio: float = math.nan
     z: float = math.nan
+    fits: bool | None = None
     note: str = ""
 
     @property
@@ -80,6 +84,16 @@ class Origin:
         return math.prod(self.shape)
 
     @property
+    def std(self) -> float:
+        """Measured standard deviation."""
+        return math.sqrt(self.variance)
+
+    @property
+    def expected_std(self) -> float:
+        """Standard deviation by the expected law; NaN without one."""
+        return math.sqrt(self.expected.variance) if self.expected else math.nan
+
+    @property
     def distribution(self) -> str:
         """The candidates in one phrase: "normal", or "normal or trunc_normal"."""
         return " or ".join(self.candidates)
@@ -90,16 +104,19 @@ class Origin:
             "module": self.module,
             "parameter": self.parameter,
             "kind": self.kind,
+            "shape": "×".join(map(str, self.shape)),
             "numel": self.numel,
             "mean": self.mean,
-            "variance": self.variance,
+            "std": self.std,
             "distribution": self.distribution,
             "laws": ", ".join(law.name for law in self.laws),
             "p_value": self.p_value,
             "follower": self.follower,
             "expected_law": self.expected.name if self.expected else "",
+            "expected_std": self.expected_std,
             "ratio": self.ratio,
             "z": self.z,
+            "fits": self.fits,
             "note": self.note,
         }
 

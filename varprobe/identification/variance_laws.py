@@ -147,7 +147,9 @@ def find_compatible(
 def _list_orthogonal(
     band: Band, blocks: int, forms: Iterable[Form], gains: Mapping[str, float]
 ) -> list[VarianceLaw]:
-    named = {"" if k == "linear" else f" {k}": gain for k, gain in gains.items() if band.holds(gain)}
+    named = {
+        "" if k == "linear" else f" {k}": gain for k, gain in gains.items() if band.holds(gain)
+    }
     if not named:
         roundest = find_roundest(math.sqrt(band.low), math.sqrt(band.high))
         named = {f" gain {gain:g}": gain**2 for gain in roundest[:1]}

@@ -7,10 +7,14 @@ from typing import Literal
 
 from varprobe.theory.integrals import Nonlinearity
 
-Role = Literal["weighted", "nonlinearity", "norm", "other"]
+Role = Literal["weighted", "nonlinearity", "rescaling", "other"]
 
 CENTRED = frozenset({"tanh", "sigmoid"})
 """Nonlinearities that saturate: kept in their linear part around 0, they want Glorot's weights."""
+
+MAX_DEPARTURE = 1.25
+"""Factor between a weight's variance and the law that fits. LeCun for SiLU or Kaiming for GELU are
+choices that people make on purpose and nobody trips over at any depth below ten."""
 
 
 def find_wanted_gain(nonlinearity: Nonlinearity) -> float:
@@ -28,25 +32,20 @@ def find_wanted_gain(nonlinearity: Nonlinearity) -> float:
     return 1.0 if nonlinearity.name in CENTRED else nonlinearity.gain
 
 
-def role_of_kind(kind: str) -> Role:
-    """Return the role of a module neither weighted nor a nonlinearity, by its class name."""
-    return "norm" if "Norm" in kind else "other"
-
-
 def find_followers(calls: Iterable[tuple[str, Role]]) -> dict[str, str]:
     """Return the nonlinearity behind each weighted layer that has one before the next layer.
 
     Parameters
     ----------
     calls : iterable of (str, Role)
-        Modules and what they are, in the order in which they are called. What has the role "other"
-        (dropout, pooling, a block as a whole) does not matter.
+        Names of what is called, and what it is, in that order. What has the role "other" (dropout,
+        pooling, a block as a whole) does not matter.
 
     Returns
     -------
     dict of str to str
-        Nonlinearity by layer. A layer behind which a normalization comes first is not in it: that
-        takes the scale away again.
+        Nonlinearity by layer. A layer behind which a "rescaling" comes first is not in it: a
+        normalization takes the scale away again.
 
     Examples
     --------
@@ -55,12 +54,12 @@ def find_followers(calls: Iterable[tuple[str, Role]]) -> dict[str, str]:
     """
     followers: dict[str, str] = {}
     pending: str | None = None
-    for module, role in calls:
+    for name, role in calls:
         if role == "weighted":
-            pending = module
+            pending = name
         elif role == "nonlinearity" and pending is not None:
-            followers[pending] = module
+            followers[pending] = name
             pending = None
-        elif role == "norm":
+        elif role == "rescaling":
             pending = None
     return followers
