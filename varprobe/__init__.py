@@ -37,7 +37,14 @@ _HOMES = {
     "moments": ("Moments",),
     "monitoring": ("Monitor",),
     "observation": ("is_container", "is_leaf"),
-    "plotting": ("CompareDisplay", "DepthDisplay", "plot_compare", "plot_depth"),
+    "plotting": (
+        "CompareDisplay",
+        "DepthDisplay",
+        "IdentificationDisplay",
+        "plot_compare",
+        "plot_depth",
+        "plot_identification",
+    ),
     "probe": ("Probe",),
     "profiling": ("profile",),
     "recording": ("Record", "Recording", "Site", "Unobserved"),
@@ -85,8 +92,10 @@ if TYPE_CHECKING:
     from varprobe.plotting import (
         CompareDisplay as CompareDisplay,
         DepthDisplay as DepthDisplay,
+        IdentificationDisplay as IdentificationDisplay,
         plot_compare as plot_compare,
         plot_depth as plot_depth,
+        plot_identification as plot_identification,
     )
     from varprobe.probe import Probe as Probe
     from varprobe.profiling import profile as profile

@@ -32,7 +32,7 @@ def recognize_form(numbers: Numbers, groups: int) -> Recognized | None:
     if numbers.low == numbers.high:
         if numbers.low == 0:
             return Recognized(candidates=("zeros",))
-        return Recognized(candidates=("constant",), note=f"constant {numbers.low:.6g}")
+        return Recognized(candidates=("constant",))
     return (
         _recognize_identity(numbers)
         or _recognize_dirac(numbers, groups)

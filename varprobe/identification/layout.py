@@ -35,8 +35,7 @@ def describe(module: nn.Module, role: str, shape: tuple[int, ...], depths: tuple
     depths : tuple of int
         Lengths of the stacks that the module lies in.
     """
-    known = find_known_law(module, role)
-    default = known.variance if known is not None else None
+    default = find_known_law(module, role)
     fans = compute_fans(module) if role == "weight" else None
     if fans is None and (len(shape) < 2 or 1 in (shape[0], math.prod(shape[1:]))):
         # A vector, however it is shaped: a bias, a scale, a class token.
@@ -74,12 +73,18 @@ def find_blocks(module: nn.Module, role: str, shape: tuple[int, ...]) -> int:
 
 
 def count_siblings(names: Mapping[nn.Module, str]) -> Depths:
-    """Return by module the lengths of the lists of blocks that it lies in, not those it is of."""
+    """Return by module how many blocks of one class stand where it lies in one of them.
+
+    Several numbers where stacks contain stacks. Blocks are children of a list or a Sequential.
+    """
     by_name = {name: module for module, name in names.items()}
     depths = {}
     for module, name in names.items():
         path = name.split(".")
-        above = (by_name.get(".".join(path[:end])) for end in range(len(path) - 1))
-        lists = (m for m in above if isinstance(m, nn.ModuleList | nn.Sequential) and len(m) > 1)
-        depths[module] = tuple(dict.fromkeys(len(blocks) for blocks in lists))
+        counts = []
+        for end in range(1, len(path)):
+            stack, block = by_name.get(".".join(path[: end - 1])), by_name.get(".".join(path[:end]))
+            if isinstance(stack, nn.ModuleList | nn.Sequential):
+                counts.append(sum(type(child) is type(block) for child in stack))
+        depths[module] = tuple(dict.fromkeys(count for count in counts if count > 1))
     return depths

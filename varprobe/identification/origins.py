@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from varprobe.errors import UnknownNameError
 from varprobe.identification.variance_laws import VarianceLaw
@@ -79,6 +79,11 @@ class Origin:
         return f"{self.module}.{self.parameter}" if self.module else self.parameter
 
     @property
+    def size(self) -> str:
+        """Shape as people write it: "64×32"; "" for a scalar."""
+        return "×".join(map(str, self.shape))
+
+    @property
     def numel(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
@@ -104,7 +109,7 @@ class Origin:
             "module": self.module,
             "parameter": self.parameter,
             "kind": self.kind,
-            "shape": "×".join(map(str, self.shape)),
+            "shape": self.size,
             "numel": self.numel,
             "mean": self.mean,
             "std": self.std,
@@ -171,6 +176,12 @@ class Identification(Presentable):
     def to_frame(self) -> pd.DataFrame:
         """Return a tidy frame with the columns of `varprobe.schema.IDENTIFICATION`."""
         return build_frame(IDENTIFICATION, (origin.to_row() for origin in self.origins))
+
+    def plot(self, **options: Any) -> object:
+        """Draw the scale of each weight; see `varprobe.plot_identification`."""
+        import varprobe
+
+        return varprobe.plot_identification(self, **options)
 
     @property
     def counted(self) -> str:

@@ -38,13 +38,14 @@ def recognize(values: torch.Tensor, *, groups: int = 1, blocks: int = 1) -> Reco
     whole = _recognize_whole(values, groups)
     if blocks == 1 or whole.candidates[0] not in ("unknown", "orthogonal"):
         return whole
-    parts = [_recognize_whole(part, 1) for part in values.chunk(blocks)]
+    pieces = values.chunk(blocks)
+    parts = [_recognize_whole(piece, 1) for piece in pieces]
     alike = all(part.is_certain and part.candidates == parts[0].candidates for part in parts)
     # Parts of one orthogonal matrix look normal, each for itself.
     if alike and whole.candidates[0] in ("unknown", parts[0].candidates[0]):
-        return _join(parts)
+        return _join(parts, _spell(parts, pieces))
     if whole.candidates == ("unknown",) and any(part.is_certain for part in parts):
-        return replace(whole, note=_spell(parts))
+        return replace(whole, note=_spell(parts, pieces))
     return whole
 
 
@@ -53,19 +54,20 @@ def _recognize_whole(values: torch.Tensor, groups: int) -> Recognized:
     return recognize_form(numbers, groups) or recognize_continuous(numbers)
 
 
-def _join(parts: Sequence[Recognized]) -> Recognized:
+def _join(parts: Sequence[Recognized], spelled: str) -> Recognized:
     """Return what all blocks are."""
     notes = {part.note for part in parts}
     each = f"each of {len(parts)} blocks"
     if len(notes) == 1 and parts[0].note:
         each = f"{each}: {parts[0].note}"
+    constant = parts[0].candidates == ("constant",)
     return replace(
         parts[0],
         bands=_intersect(parts),
         p_value=min(part.p_value for part in parts),
         support=None,
         blocks=len(parts),
-        note=each if len(notes) == 1 else _spell(parts),
+        note=spelled if constant or len(notes) > 1 else each,
     )
 
 
@@ -79,9 +81,11 @@ def _intersect(parts: Sequence[Recognized]) -> tuple[Band, ...]:
     return tuple(bands)
 
 
-def _spell(parts: Sequence[Recognized]) -> str:
+def _spell(parts: Sequence[Recognized], pieces: Sequence[torch.Tensor]) -> str:
     seen = (
-        part.note if part.candidates == ("constant",) else " or ".join(part.candidates)
-        for part in parts
+        f"constant {piece.flatten()[0].item():.6g}"
+        if part.candidates == ("constant",)
+        else " or ".join(part.candidates)
+        for part, piece in zip(parts, pieces, strict=True)
     )
     return f"{len(parts)} blocks: {', '.join(seen)}"

@@ -12,7 +12,12 @@ from dataclasses import dataclass, field
 
 from varprobe.identification.recognized import Band, Recognized
 from varprobe.identification.round_numbers import find_only_digit, find_roundest
-from varprobe.initializers.laws import kaiming_variance, lecun_variance, xavier_variance
+from varprobe.initializers.laws import (
+    WeightLaw,
+    kaiming_variance,
+    lecun_variance,
+    xavier_variance,
+)
 
 GAINS: Mapping[str, float] = {"linear": 1.0, "relu": 2.0, "tanh": 25 / 9, "selu": 9 / 16}
 """Squares of what torch.nn.init.calculate_gain returns. Sigmoid has that of a linear layer."""
@@ -62,8 +67,8 @@ class Form:
         Fans by name: "fan_in" and "fan_out" of the layer, and what else may be taken for them.
     pairs : mapping of str to (int, int)
         Fans that Xavier's law adds, by what stands behind its name.
-    default : float, optional
-        Variance that torch itself draws the parameter with.
+    default : WeightLaw, optional
+        What torch itself draws the parameter from.
     matrix : (int, int), optional
         Rows and columns of the weight, for orthogonal ones.
     depths : tuple of int
@@ -72,7 +77,7 @@ class Form:
 
     fans: Mapping[str, int] = field(default_factory=dict)
     pairs: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    default: float | None = None
+    default: WeightLaw | None = None
     matrix: tuple[int, int] | None = None
     depths: tuple[int, ...] = ()
 
@@ -90,8 +95,6 @@ class Form:
                 suffix = "" if kind == "linear" else f" {kind}"
                 variance = xavier_variance(fan_in, fan_out, gain_squared=gain)
                 yield VarianceLaw(f"xavier{where}{suffix}", variance)
-        if self.default:
-            yield VarianceLaw(TORCH_DEFAULT, self.default)
         if "fan_in" in self.fans:
             # Nguyen and Salazar 2019 (arXiv 1910.05895), section 2.2; GPT-NeoX.
             yield VarianceLaw("small init", 2 / (5 * self.fans["fan_in"]))
@@ -126,22 +129,37 @@ def find_compatible(
     """
     forms = tuple(forms)
     ranks: dict[VarianceLaw, tuple[int, float]] = {}
+    for law in _list_defaults(recognized, forms, centre):
+        ranks[law] = TORCHS_OWN, 0.0
     for band in recognized.bands:
         if band.of == "gain²":
             for law in _list_orthogonal(band, recognized.blocks, forms, gains):
                 ranks[law] = DRAWN, 0.0
             continue
-        drawn = () if centre else (law for form in forms for law in form.list_laws(gains))
         found = _list_fixed(band, recognized.support, centre)
-        for law in drawn:
-            if band.holds(law.variance):
-                found[law] = TORCHS_OWN if law.name == TORCH_DEFAULT else DRAWN
+        drawn = () if centre else (law for form in forms for law in form.list_laws(gains))
+        found |= {law: DRAWN for law in drawn if band.holds(law.variance)}
         for law, rank in found.items():
             named = VarianceLaw(f"{law.name} {band.of}".rstrip(), law.variance)
             ranks.setdefault(named, (rank, abs(math.log(law.variance / band.centre))))
     best = min((rank for rank, _ in ranks.values()), default=TORCHS_OWN)
     likeliest = sorted(ranks, key=ranks.__getitem__)
     return tuple(law for law in likeliest if ranks[law][0] < ODD or best == ODD)
+
+
+def _list_defaults(
+    recognized: Recognized, forms: Iterable[Form], centre: float
+) -> Iterator[VarianceLaw]:
+    """Yield torch's own law if it draws from such a distribution, with this scale."""
+    for form in forms:
+        law = form.default
+        if law is None or law.mean != centre:
+            continue
+        alike = {"zeros", "constant"} if law.distribution == "constant" else {law.distribution}
+        whole = (band for band in recognized.bands if not band.of)
+        fits = not law.variance or any(band.holds(law.variance) for band in whole)
+        if fits and alike & set(recognized.candidates):
+            yield VarianceLaw(TORCH_DEFAULT, law.variance)
 
 
 def _list_orthogonal(

@@ -3,5 +3,14 @@
 from varprobe.plotting.compare import CompareDisplay, plot_compare
 from varprobe.plotting.curves import Curve
 from varprobe.plotting.depth import DepthDisplay, plot_depth
+from varprobe.plotting.origins import IdentificationDisplay, plot_identification
 
-__all__ = ["CompareDisplay", "Curve", "DepthDisplay", "plot_compare", "plot_depth"]
+__all__ = [
+    "CompareDisplay",
+    "Curve",
+    "DepthDisplay",
+    "IdentificationDisplay",
+    "plot_compare",
+    "plot_depth",
+    "plot_identification",
+]

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from varprobe.analysis import Analysis, SiteAnalysis, analyze
 from varprobe.diagnosis.finding import Diagnosis, Finding
-from varprobe.plotting import plot_compare, plot_depth
+from varprobe.plotting import plot_compare, plot_depth, plot_identification
 from varprobe.recording import Recording
 from varprobe.registry import Registry
 from varprobe.reporting.dispatch import find_for
 from varprobe.reporting.numbers import MISSING, count, format_number
+from varprobe.reporting.origins import build_details, build_sections
 from varprobe.reporting.report import Column, Report, Section, Table, group_findings
 from varprobe.reporting.tables import (
     MOMENT_NOTE,
@@ -26,6 +27,7 @@ from varprobe.schema import SIGNALS
 
 if TYPE_CHECKING:
     from varprobe.comparison import Comparison
+    from varprobe.identification import Identification
     from varprobe.theory import Expectation, Prediction
 
 Describer = Callable[[Any], Report]
@@ -44,7 +46,7 @@ def describe(result: object) -> Report:
 
     Parameters
     ----------
-    result : Recording, Prediction, Analysis, Diagnosis or Comparison
+    result : Recording, Prediction, Analysis, Diagnosis, Comparison or Identification
         What a public call returned.
 
     Raises
@@ -131,6 +133,23 @@ def describe_prediction(prediction: Prediction) -> Report:
         details=tuple(sections[len(SHOWN_SIGNALS) :]),
         unobserved=(f"operations without a rule: {operations}",) if operations else (),
         closing=f"{count(len(prediction), 'tensor')} predicted",
+    )
+
+
+@DESCRIBERS.register("Identification")
+def describe_identification(identification: Identification) -> Report:
+    """Return what drew each parameter, and whether it suits what comes behind."""
+    origins = tuple(identification)
+    misfits = sum(origin.fits is False for origin in origins)
+    misfit = f"; {misfits} of {sum(o.fits is not None for o in origins)} do not fit" * bool(misfits)
+    return Report(
+        title=f"Identification of {identification.meta.get('model', 'a model')}",
+        facts=_list_meta({k: v for k, v in identification.meta.items() if k != "model"}),
+        sections=build_sections(origins),
+        details=build_details(origins),
+        unobserved=tuple(map(str, identification.unobserved)),
+        closing=f"{count(len(origins), 'parameter')}: {identification.counted or 'none'}{misfit}",
+        draw=(lambda: plot_identification(identification).render("svg")) if origins else None,
     )
 
 

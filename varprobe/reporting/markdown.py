@@ -19,7 +19,7 @@ def to_markdown(result: object) -> str:
 
     Parameters
     ----------
-    result : Recording, Prediction, Analysis, Diagnosis or Comparison
+    result : Recording, Prediction, Analysis, Diagnosis, Comparison or Identification
         What a public call returned.
 
     Raises
