@@ -88,8 +88,9 @@ def list_parameters(model: nn.Module) -> Iterator[Parameter | Unobserved]:
             if tensor in owners:
                 yield _read(tuple(owners.pop(tensor)), tensor, depths)
         yield from _read_parametrized(module, name, depths)
-        if callable(getattr(module, "weight", None)) and hasattr(module, "_packed_params"):
-            # torch's quantized layers keep them where no parameter is.
+        if hasattr(module, "_packed_params") and callable(getattr(module, "weight", None)):
+            # torch's quantized layers keep them where no parameter is. In this order: to look at a
+            # parametrized weight would compute it.
             yield Unobserved(module=name, reason="its weights are quantized and packed")
 
 
