@@ -42,7 +42,7 @@ def judge_independence(numbers: Numbers) -> float:
 def _find_upper_tail(deviate: float) -> float:
     """Return the chance that a Tracy-Widom variable (of real matrices) is larger: its asymptote.
 
-    Within a tenth of the true one from 3 on. Below 1, where nothing stands out, 1.
+    A fifth too large at 2, a seventh at 3, and ever nearer. Below 1, where nothing stands out, 1.
     """
     if deviate <= 1:
         return 1.0
