@@ -104,7 +104,7 @@ class Numbers:
 
     @functools.cached_property
     def vectors(self) -> torch.Tensor:
-        """Up to `MAX_VECTORS` vectors along the longer side, in float64: rows of a matrix.
+        """Up to `MAX_VECTORS` vectors along the longer side, as rows, in float64, on the CPU.
 
         As torch.nn.init.orthogonal_ does, a tensor of more than two dimensions is flattened to
         rows. A tensor of fewer is one vector.
@@ -114,15 +114,15 @@ class Numbers:
         along = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
         count = along.shape[0]
         chosen = torch.linspace(0, count - 1, min(count, MAX_VECTORS), device=along.device)
-        return along[chosen.long()].double()
+        return along[chosen.long()].cpu().double()
 
     @functools.cached_property
     def sample(self) -> Array:
-        """Up to `SAMPLE` of the elements, in float64."""
+        """Up to `SAMPLE` of the elements, in float64, on the CPU: not every device has it."""
         flat = self.values.reshape(-1)
         # An odd stride shares no factor with a power of two, which most widths are multiples of.
         stride = max(1, flat.numel() // SAMPLE) | 1
-        chosen: Array = flat[::stride].double().cpu().numpy()
+        chosen: Array = flat[::stride].cpu().double().numpy()
         return chosen
 
     @functools.cached_property
