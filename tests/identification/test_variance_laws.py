@@ -28,6 +28,8 @@ WIDE = Form(fans={"fan_in": 100, "fan_out": 300}, pairs={"": (100, 300)}, matrix
         (1 / 100, ["lecun", "xavier relu", "std 0.1"]),
         (1 / 200, ["xavier"]),
         (2 / 500, ["small init"]),
+        (1 / 300, ["1/(3 fan_in)", "lecun fan_out"]),
+        (1 / 900, ["1/(3 fan_out)"]),
         (4e-4, ["std 0.02"]),
         (0.0213, []),
     ],

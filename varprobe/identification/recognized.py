@@ -67,8 +67,8 @@ class Recognized:
     candidates : tuple of str
         Names out of `DISTRIBUTIONS`, most likely first; several where the numbers do not decide.
     bands : tuple of Band
-        Compatible variances under any of the candidates; none if there is no scatter to judge, if the
-        distribution is unknown, or if the mean tells that the numbers were not only drawn.
+        Compatible variances under any of the candidates. None if there is no scatter to judge, if
+        the distribution is unknown, or if the mean tells that the numbers were not only drawn.
     kurtosis : float
         Of the first candidate; measured if that is "unknown".
     p_value : float

@@ -14,6 +14,7 @@ from varprobe.identification.recognized import Band, Recognized
 from varprobe.identification.round_numbers import find_only_digit, find_roundest
 from varprobe.initializers.laws import (
     WeightLaw,
+    default_variance,
     kaiming_variance,
     lecun_variance,
     xavier_variance,
@@ -90,6 +91,9 @@ class Form:
                 if kind != "linear":
                     variance = kaiming_variance(fan, gain_squared=gain)
                     yield VarianceLaw(f"kaiming {name} {kind}", variance)
+            if name != "fan_in" or self.default is None:
+                # What torch does with its own layers, people copy: kaiming_uniform_(a=sqrt(5)).
+                yield VarianceLaw(f"1/(3 {name})", default_variance(fan))
         for where, (fan_in, fan_out) in self.pairs.items():
             for kind, gain in gains.items():
                 suffix = "" if kind == "linear" else f" {kind}"
@@ -136,12 +140,13 @@ def find_compatible(
             for law in _list_orthogonal(band, recognized.blocks, forms, gains):
                 ranks[law] = DRAWN, 0.0
             continue
-        found = _list_fixed(band, recognized.support, centre)
         drawn = () if centre else (law for form in forms for law in form.list_laws(gains))
-        found |= {law: DRAWN for law in drawn if band.holds(law.variance)}
-        for law, rank in found.items():
+        found = {law: DRAWN for law in drawn if band.holds(law.variance)}
+        for law, rank in (found | _list_fixed(band, recognized.support, centre)).items():
             named = VarianceLaw(f"{law.name} {band.of}".rstrip(), law.variance)
-            ranks.setdefault(named, (rank, abs(math.log(law.variance / band.centre))))
+            # Laws that coincide stay in their order: rounding does not decide between them.
+            misfit = round(abs(math.log(law.variance / band.centre)), 9)
+            ranks.setdefault(named, (rank, misfit))
     best = min((rank for rank, _ in ranks.values()), default=TORCHS_OWN)
     likeliest = sorted(ranks, key=ranks.__getitem__)
     return tuple(law for law in likeliest if ranks[law][0] < ODD or best == ODD)
