@@ -32,6 +32,7 @@ _HOMES = {
         "VarprobeError",
         "VarprobeWarning",
     ),
+    "identification": ("Identification", "identify"),
     "initializers": ("WeightLaw", "initialization", "initialize", "law_of"),
     "moments": ("Moments",),
     "monitoring": ("Monitor",),
@@ -39,9 +40,11 @@ _HOMES = {
     "plotting": (
         "CompareDisplay",
         "DepthDisplay",
+        "IdentificationDisplay",
         "PhaseDisplay",
         "plot_compare",
         "plot_depth",
+        "plot_identification",
         "plot_phase",
     ),
     "probe": ("Probe",),
@@ -78,6 +81,7 @@ if TYPE_CHECKING:
         VarprobeError as VarprobeError,
         VarprobeWarning as VarprobeWarning,
     )
+    from varprobe.identification import Identification as Identification, identify as identify
     from varprobe.initializers import (
         WeightLaw as WeightLaw,
         initialization as initialization,
@@ -90,9 +94,11 @@ if TYPE_CHECKING:
     from varprobe.plotting import (
         CompareDisplay as CompareDisplay,
         DepthDisplay as DepthDisplay,
+        IdentificationDisplay as IdentificationDisplay,
         PhaseDisplay as PhaseDisplay,
         plot_compare as plot_compare,
         plot_depth as plot_depth,
+        plot_identification as plot_identification,
         plot_phase as plot_phase,
     )
     from varprobe.probe import Probe as Probe

@@ -95,6 +95,26 @@ PHASE_DIAGRAM = (
     Column("xi_gradient", "float64", "layers", "in which gradients' E[g²] changes by a factor e"),
 )
 
+IDENTIFICATION = (
+    Column("module", "str", "", "name in named_modules(), '' for the root"),
+    Column("parameter", "str", "", "name of the parameter in it"),
+    Column("kind", "str", "", "class name of the module"),
+    Column("shape", "str", "", "sizes joined by ×, '' for a scalar"),
+    Column("numel", "int64", "", "elements"),
+    Column("mean", "float64", "1", "mean of the elements"),
+    Column("std", "float64", "1", "standard deviation of the elements (correction 0)"),
+    Column("distribution", "str", "", "what may have drawn it, alternatives joined by ' or '"),
+    Column("laws", "str", "", "variance laws that the numbers are compatible with, best first"),
+    Column("p_value", "float64", "0..1", "chance of a sample less like the distribution"),
+    Column("follower", "str", "", "nonlinearity behind the layer, '' if none was found"),
+    Column("expected_law", "str", "", "variance law that suits the follower, '' if there is none"),
+    Column("expected_std", "float64", "1", "standard deviation by that law"),
+    Column("ratio", "float64", "", "second moment / variance of the expected law"),
+    Column("z", "float64", "", "significance of ratio, in standard errors of its logarithm"),
+    Column("fits", "boolean", "", "whether ratio is 1 within tolerance and chance, NA without law"),
+    Column("note", "str", "", "what else was seen"),
+)
+
 
 def build_frame(columns: Sequence[Column], rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
     """Build a frame with exactly these columns and dtypes.

@@ -9,7 +9,7 @@ codes of failures, ``output`` writes. Everything heavy is imported inside the co
 import click
 
 from varprobe import __version__
-from varprobe.cli import check, compare, demo, explain, phase, predict, profile
+from varprobe.cli import check, compare, demo, explain, identify, phase, predict, profile
 from varprobe.cli.commands import Commands
 from varprobe.cli.options import show_examples
 
@@ -32,7 +32,8 @@ main = Commands(
         "varprobe explain VP301",
     ),
     commands=[
-        module.command for module in (check, compare, demo, explain, phase, predict, profile)
+        module.command
+        for module in (check, compare, demo, explain, identify, phase, predict, profile)
     ],
     params=[click.Option(["--traceback"], is_flag=True, help="Show where an error came from.")],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

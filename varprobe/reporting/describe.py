@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from varprobe.analysis import Analysis, SiteAnalysis, analyze
 from varprobe.diagnosis.finding import Diagnosis, Finding
-from varprobe.plotting import plot_compare, plot_depth, plot_phase
+from varprobe.plotting import plot_compare, plot_depth, plot_identification, plot_phase
 from varprobe.recording import Recording
 from varprobe.registry import Registry
+from varprobe.reporting import origins as origin_tables, phases as phase_tables
 from varprobe.reporting.dispatch import find_for
 from varprobe.reporting.expectations import (
     build_section,
@@ -18,7 +19,6 @@ from varprobe.reporting.expectations import (
     summarize_statuses,
 )
 from varprobe.reporting.numbers import MISSING, count, format_number
-from varprobe.reporting.phases import build_section_of_all, build_sections, summarize_phases
 from varprobe.reporting.report import Column, Report, Section, Table, group_findings
 from varprobe.reporting.tables import (
     QUANTITIES,
@@ -31,6 +31,7 @@ from varprobe.schema import SIGNALS
 
 if TYPE_CHECKING:
     from varprobe.comparison import Comparison
+    from varprobe.identification import Identification
     from varprobe.theory import PhaseDiagram, Prediction
 
 Describer = Callable[[Any], Report]
@@ -49,7 +50,7 @@ def describe(result: object) -> Report:
 
     Parameters
     ----------
-    result : Recording, Prediction, Analysis, Diagnosis, Comparison or PhaseDiagram
+    result : Recording, Prediction, Analysis, Diagnosis, Comparison, PhaseDiagram or Identification
         What a public call returned.
 
     Raises
@@ -149,9 +150,9 @@ def describe_phases(diagram: PhaseDiagram) -> Report:
             ("sigma_w2", _span(diagram.sigma_w2)),
             ("sigma_b2", _span(diagram.sigma_b2)),
         ),
-        sections=build_sections(diagram),
-        details=(build_section_of_all(diagram),),
-        closing=summarize_phases(diagram),
+        sections=phase_tables.build_sections(diagram),
+        details=(phase_tables.build_section_of_all(diagram),),
+        closing=phase_tables.summarize_phases(diagram),
         draw=(lambda: plot_phase(diagram).render("svg")) if diagram.is_drawable else None,
     )
 
@@ -159,6 +160,23 @@ def describe_phases(diagram: PhaseDiagram) -> Report:
 def _span(values: Sequence[float]) -> str:
     first, last = values[0], values[-1]
     return f"{first:g}" if len(values) == 1 else f"{first:g} … {last:g} ({len(values)} values)"
+
+
+@DESCRIBERS.register("Identification")
+def describe_identification(identification: Identification) -> Report:
+    """Return what drew each parameter, and whether it suits what comes behind."""
+    origins = tuple(identification)
+    misfits = sum(origin.fits is False for origin in origins)
+    misfit = f"; {misfits} of {sum(o.fits is not None for o in origins)} do not fit" * bool(misfits)
+    return Report(
+        title=f"Identification of {identification.meta.get('model', 'a model')}",
+        facts=_list_meta({k: v for k, v in identification.meta.items() if k != "model"}),
+        sections=origin_tables.build_sections(origins),
+        details=origin_tables.build_details(origins),
+        unobserved=tuple(map(str, identification.unobserved)),
+        closing=f"{count(len(origins), 'parameter')}: {identification.counted or 'none'}{misfit}",
+        draw=(lambda: plot_identification(identification).render("svg")) if origins else None,
+    )
 
 
 def _describe_measured(

@@ -22,6 +22,7 @@ from varprobe.reporting.dispatch import find_for
 
 if TYPE_CHECKING:
     from varprobe.comparison import Comparison
+    from varprobe.identification import Identification, Origin, VarianceLaw
     from varprobe.theory import PhaseDiagram, Prediction
     from varprobe.theory.mean_field import MeanField
 
@@ -172,12 +173,67 @@ class PhasesDocument:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LawDocument:
+    """A variance law: `varprobe.identification.VarianceLaw`."""
+
+    name: str
+    variance: float
+
+    @classmethod
+    def of(cls, law: VarianceLaw) -> LawDocument:
+        """Return the document of a law."""
+        return cls(name=law.name, variance=law.variance)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OriginDocument:
+    """What drew a parameter: `varprobe.identification.Origin`."""
+
+    module: str
+    parameter: str
+    kind: str
+    shape: tuple[int, ...]
+    mean: float
+    variance: float
+    candidates: tuple[str, ...]
+    laws: tuple[LawDocument, ...]
+    p_value: float
+    follower: str
+    expected: LawDocument | None
+    ratio: float
+    z: float
+    fits: bool | None
+    note: str
+
+    @classmethod
+    def of(cls, origin: Origin) -> OriginDocument:
+        """Return the document of a parameter."""
+        return cls(
+            module=origin.module,
+            parameter=origin.parameter,
+            kind=origin.kind,
+            shape=origin.shape,
+            mean=origin.mean,
+            variance=origin.variance,
+            candidates=origin.candidates,
+            laws=tuple(map(LawDocument.of, origin.laws)),
+            p_value=origin.p_value,
+            follower=origin.follower,
+            expected=LawDocument.of(origin.expected) if origin.expected else None,
+            ratio=origin.ratio,
+            z=origin.z,
+            fits=origin.fits,
+            note=origin.note,
+        )
+
+
 def to_json(result: object) -> str:
     """Return a result as one document of standard JSON.
 
     Parameters
     ----------
-    result : Recording, Prediction, Analysis, Diagnosis, Comparison or PhaseDiagram
+    result : Recording, Prediction, Analysis, Diagnosis, Comparison, PhaseDiagram or Identification
         What a public call returned.
 
     Returns
@@ -256,6 +312,17 @@ def _write_prediction(prediction: Prediction) -> dict[str, object]:
 def _write_phases(diagram: PhaseDiagram) -> dict[str, object]:
     document = PhasesDocument.of(diagram)
     return {**_head("phase diagram"), **codec_of(PhasesDocument).encode(document)}
+
+
+@_WRITERS.register("Identification")
+def _write_identification(identification: Identification) -> dict[str, object]:
+    origins = map(OriginDocument.of, identification)
+    return {
+        **_head("identification"),
+        "meta": codec_of(Mapping[str, object]).encode(identification.meta),
+        "unobserved": [codec_of(Unobserved).encode(each) for each in identification.unobserved],
+        "parameters": [codec_of(OriginDocument).encode(origin) for origin in origins],
+    }
 
 
 def _judge(diagnosis: Diagnosis) -> dict[str, object]:

@@ -19,7 +19,7 @@ def to_markdown(result: object) -> str:
 
     Parameters
     ----------
-    result : Recording, Prediction, Analysis, Diagnosis, Comparison or PhaseDiagram
+    result : Recording, Prediction, Analysis, Diagnosis, Comparison, PhaseDiagram or Identification
         What a public call returned.
 
     Raises
