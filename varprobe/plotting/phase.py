@@ -182,7 +182,7 @@ class PhaseDisplay(Display):
         axes.set_xlim(self.diagram.sigma_w2[0], last)
         for network in self.diagram.edge:
             if network.sigma_b2 == self.cut[0].sigma_b2:
-                axes.axvline(network.sigma_w2, color="black", lw=1.2, zorder=1.5)
+                axes.axvline(network.sigma_w2, color=choose_ink(axes), lw=1.2, zorder=1.5)
         row = self.diagram.sigma_b2.index(self.cut[0].sigma_b2)
         start = self.diagram.unbounded_from[row]
         if math.isfinite(start):
