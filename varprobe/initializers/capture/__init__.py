@@ -5,11 +5,6 @@ runs one again on other tensors, ``samplers`` has the functions speak that no op
 ``memory`` is what is known of a storage, ``elements`` of one number in it.
 """
 
-from varprobe.initializers.capture.construction import (
-    Captured,
-    capture_construction,
-    capture_draw,
-    measure_laws,
-)
+from varprobe.initializers.capture.construction import Captured, capture_construction, capture_draw
 
-__all__ = ["Captured", "capture_construction", "capture_draw", "measure_laws"]
+__all__ = ["Captured", "capture_construction", "capture_draw"]

@@ -1,7 +1,6 @@
 """What the parameters of a model are drawn from, read off the code that draws them.
 
-The code runs without memory, so that a model of any size is built in a second. What it does not
-tell (a norm of what was drawn, a shuffle) can still be measured on models that are really built.
+The code runs without memory, so that a model of any size is built in a second.
 """
 
 from __future__ import annotations
@@ -10,19 +9,23 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils._device import _device_constructors
 
-from varprobe.initializers.capture.elements import Element, Moments, pool, pool_moments
+from varprobe.errors import UnsupportedModelError
+from varprobe.initializers.capture.elements import Element, pool
 from varprobe.initializers.capture.memory import Lost
 from varprobe.initializers.capture.recorder import Recorder
 from varprobe.initializers.capture.samplers import diverted
 from varprobe.initializers.laws import WeightLaw
-from varprobe.observation.preservation import preserved_random_states, seed_generators
+from varprobe.observation.preservation import preserved_defaults, preserved_random_states
 
 LEFT = Lost("left as it was, in part")
 """What a parameter is before anything is drawn."""
@@ -35,7 +38,7 @@ class Captured:
     Attributes
     ----------
     model : nn.Module
-        The model, with parameters on the meta device.
+        The model.
     laws : mapping of str to WeightLaw or None
         None where nothing was drawn, or no law could be told.
     reasons : mapping of str to str
@@ -44,7 +47,7 @@ class Captured:
 
     model: nn.Module
     laws: Mapping[str, WeightLaw | None]
-    reasons: Mapping[str, str] = field(default_factory=dict)
+    reasons: Mapping[str, str]
 
 
 def capture_construction(build: Callable[[], nn.Module]) -> Captured:
@@ -53,20 +56,23 @@ def capture_construction(build: Callable[[], nn.Module]) -> Captured:
     Parameters
     ----------
     build : callable
-        Builds a model. It is called once and sees fake tensors: shapes without numbers, on the
-        device that it asks for. Numbers that are not drawn it can read.
+        Builds a model. It is called once and sees fake tensors, on the CPU, that have shapes and no
+        numbers. Numbers that are not drawn it can read. What it keeps of these tensors outside the
+        model (a cache) stays fake.
 
     Returns
     -------
     Captured
         The model with parameters on the meta device, but for those that are known numbers. Buffers
-        have the numbers that they would have, or are on the meta device if these were drawn. The
-        random generators are as before.
+        have the numbers that they would have, or are on the meta device if these were drawn.
+        Random generators, default dtype and default device are as before.
 
     Raises
     ------
+    UnsupportedModelError
+        If ``build`` looks at numbers that were drawn, or returns no module.
     Exception
-        What ``build`` raises; a function that looks at numbers it has drawn cannot go on.
+        What ``build`` raises.
 
     Examples
     --------
@@ -78,7 +84,10 @@ def capture_construction(build: Callable[[], nn.Module]) -> Captured:
     with _recording() as recorder:
         model = build()
     if not isinstance(model, nn.Module):
-        return Captured(model, {})
+        raise UnsupportedModelError(
+            f"The function that should build a model returned a {type(model).__name__}, "
+            "not a torch.nn.Module."
+        )
     laws, reasons = _read_laws(model, recorder)
     _land(model, recorder)
     return Captured(model, laws, reasons)
@@ -97,50 +106,36 @@ def capture_draw(model: nn.Module, draw: Callable[[nn.Module], object]) -> Captu
     Returns
     -------
     Captured
-        The copy, and a law for each parameter that was drawn.
+        The model itself, and a law for each parameter that was drawn.
 
     Raises
     ------
+    UnsupportedModelError
+        If ``draw`` looks at numbers that were drawn, or at those of the parameters.
     Exception
         What ``draw`` raises, and what a deep copy of the modules raises.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> layer = nn.Linear(300, 200)
+    >>> captured = capture_draw(layer, lambda copied: nn.init.eye_(copied.weight).mul_(3))
+    >>> captured.laws["weight"].mean, captured.laws["bias"]
+    (0.01, None)
     """
     with _recording() as recorder:
-        parameters = {id(parameter): _shed(parameter) for parameter in model.parameters()}
-        for parameter in parameters.values():
-            recorder.assume(parameter, LEFT)
-        twin = copy.deepcopy(model, dict(parameters))
-        draw(twin)
+        tensors: dict[int, Tensor] = {}
+        for parameter in model.parameters():
+            tensors[id(parameter)] = _shed(parameter)
+            recorder.assume(tensors[id(parameter)], LEFT)
+        for buffer in model.buffers():
+            tensors[id(buffer)] = _shed(buffer)
+            recorder.hold(tensors[id(buffer)], buffer)
+        twin = copy.deepcopy(model, dict(tensors))
+        with torch.no_grad():
+            draw(twin)
     laws, reasons = _read_laws(twin, recorder)
-    _land(twin, recorder)
-    return Captured(twin, laws, reasons)
-
-
-def measure_laws(build: Callable[[], nn.Module], builds: int) -> dict[str, WeightLaw | None]:
-    """Return the laws of the parameters of a model, measured on several that are really built.
-
-    Parameters
-    ----------
-    build : callable
-        Builds and draws a model with numbers, from the global generators, which are seeded here
-        and restored.
-    builds : int
-        How many are built.
-    """
-    found: dict[str, list[tuple[Moments, int]]] = {}
-    with preserved_random_states():
-        for seed in range(builds):
-            seed_generators(seed)
-            for name, parameter in build().named_parameters(remove_duplicate=False):
-                if parameter.is_floating_point() and parameter.numel():
-                    found.setdefault(name, []).append((_measure(parameter), parameter.numel()))
-    return {name: pool_moments(parts) for name, parts in found.items()}
-
-
-def _measure(tensor: Tensor) -> Moments:
-    values = tensor.detach().double()
-    mean = values.mean()
-    powers = [float((values - mean).pow(k).mean()) for k in (2, 3, 4)]
-    return Moments(float(mean), *powers)
+    return Captured(model, laws, reasons)
 
 
 @contextmanager
@@ -148,8 +143,11 @@ def _recording() -> Iterator[Recorder]:
     recorder = Recorder()
     with (
         preserved_random_states(),
+        preserved_defaults(),
         warnings.catch_warnings(),
         diverted(recorder),
+        _swapped_by_data(),
+        _OneDevice(),
         FakeTensorMode(allow_non_fake_inputs=True),
         recorder,
     ):
@@ -158,14 +156,49 @@ def _recording() -> Iterator[Recorder]:
         yield recorder
 
 
-def _shed(parameter: nn.Parameter) -> nn.Parameter:
-    """Return a parameter without numbers; inside a recording."""
-    empty = torch.empty_strided(
-        parameter.shape, parameter.stride(), dtype=parameter.dtype, device=parameter.device
-    )
-    shed = nn.Parameter(empty, requires_grad=parameter.requires_grad)
-    # Flags by which some libraries mark what must not be drawn again.
-    vars(shed).update(vars(parameter))
+class _OneDevice(TorchFunctionMode):
+    """Make all tensors on the CPU, where libraries draw them: on meta some leave it.
+
+    Nothing has memory in a recording, so that one place is as good as another.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in _device_constructors() or kwargs.get("device") is not None:
+            kwargs["device"] = torch.device("cpu")
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def _swapped_by_data() -> Iterator[None]:
+    """Let ``module.to(dtype)`` set the data of fake parameters.
+
+    It would exchange the tensor objects, which fails for fake ones: their mode refers to them.
+    """
+    swap = torch.utils.swap_tensors
+
+    def set_data(tensor: Tensor, other: Tensor) -> None:
+        if isinstance(tensor, FakeTensor):
+            tensor.data = other
+        else:
+            swap(tensor, other)
+
+    torch.utils.swap_tensors = set_data
+    try:
+        yield
+    finally:
+        torch.utils.swap_tensors = swap
+
+
+def _shed(tensor: Tensor) -> Tensor:
+    """Return a tensor without numbers; inside a recording."""
+    shed = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+    if isinstance(tensor, nn.Parameter):
+        shed = nn.Parameter(shed, requires_grad=tensor.requires_grad)
+        # Flags by which some libraries mark what must not be drawn again.
+        vars(shed).update(vars(tensor))
     return shed
 
 
@@ -198,20 +231,23 @@ def _land(model: nn.Module, recorder: Recorder) -> None:
             landed[id(tensor)] = _make(tensor, recorder)
         return landed[id(tensor)]
 
+    def replace_all(value: Any) -> Any:
+        return pytree.tree_map_only(FakeTensor, replace, value)
+
     for module in model.modules():
         for name, value in vars(module).items():
-            if any(isinstance(leaf, FakeTensor) for leaf in pytree.tree_leaves(value)):
-                vars(module)[name] = pytree.tree_map_only(FakeTensor, replace, value)
+            if name in ("_parameters", "_buffers"):
+                value.update(replace_all(dict(value)))
+            elif any(isinstance(leaf, FakeTensor) for leaf in pytree.tree_leaves(value)):
+                vars(module)[name] = replace_all(value)
 
 
 def _make(tensor: FakeTensor, recorder: Recorder) -> Tensor:
     numbers = recorder.find_numbers(tensor)
     parameter = isinstance(tensor, nn.Parameter)
     # Of a parameter that is one number everywhere the law says all.
-    if numbers is not None and not (parameter and bool((numbers == numbers.flatten()[0]).all())):
+    if numbers is not None and not (parameter and bool((numbers == numbers.flatten()[:1]).all())):
         made = numbers.clone()
     else:
-        made = torch.empty_strided(
-            tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta"
-        )
+        made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
     return nn.Parameter(made, tensor.requires_grad) if parameter else made

@@ -34,9 +34,6 @@ NEVER_CUT = 6.0
 FARTHEST = 10.0
 """Where the nodes of a normal end; beyond lie 1e-23 of it and 1e-19 of its fourth moment."""
 
-MOST_NODES = 1 << 20
-"""Of a function of several independent numbers, whose nodes are all combinations."""
-
 ROUNDING = 1e-12
 """What still is a straight line, relative to the largest value on it."""
 
@@ -72,11 +69,9 @@ class Element:
         Where z lies and with what probability, float64, of one dimension.
     loc, scale : float
         Where the number lies, and how widely it scatters.
-    sources : frozenset of int
-        The draws that the number depends on. Numbers with no source in common are independent.
-    aligned : bool
-        Whether a tensor of such numbers still has each where it was drawn, so that two functions
-        of one draw meet element by element.
+    source : int or None
+        The draw that the number is a function of, None for a constant. Two tensors of one source
+        depend on each other element by element, and the nodes of both run over the same draws.
     """
 
     form: str
@@ -84,8 +79,7 @@ class Element:
     weights: Tensor
     loc: float = 0.0
     scale: float = 1.0
-    sources: frozenset[int] = frozenset()
-    aligned: bool = True
+    source: int | None = None
 
     @property
     def values(self) -> Tensor:
@@ -113,7 +107,9 @@ class Element:
 
 def constant(value: float) -> Element:
     """Return the number ``value``."""
-    return Element("constant", torch.zeros(1, dtype=torch.float64), _ONE, loc=float(value), scale=0.0)
+    return Element(
+        "constant", torch.zeros(1, dtype=torch.float64), _ONE, loc=float(value), scale=0.0
+    )
 
 
 def normal(mean: float, std: float, source: int) -> Element:
@@ -126,9 +122,7 @@ def uniform(low: float, high: float, source: int) -> Element:
     if low == high:
         return constant(low)
     nodes, weights = _uniform_nodes()
-    return Element(
-        "uniform", nodes, weights, (low + high) / 2, (high - low) / 2, frozenset({source})
-    )
+    return Element("uniform", nodes, weights, (low + high) / 2, (high - low) / 2, source)
 
 
 def truncated_normal(mean: float, std: float, low: float, high: float, source: int) -> Element:
@@ -136,13 +130,13 @@ def truncated_normal(mean: float, std: float, low: float, high: float, source: i
     if std == 0:
         return constant(mean)
     form, nodes, weights = _cut_normal((low - mean) / std, (high - mean) / std)
-    return Element(form, nodes, weights, float(mean), float(std), frozenset({source}))
+    return Element(form, nodes, weights, float(mean), float(std), source)
 
 
 def orthogonal(longer: int, gain: float, source: int) -> Element:
     """Return one coordinate of a vector on the sphere of radius ``gain`` in so many dimensions."""
     nodes, weights = _sphere_nodes(longer)
-    return Element("orthogonal", nodes, weights, 0.0, float(gain), frozenset({source}))
+    return Element("orthogonal", nodes, weights, 0.0, float(gain), source)
 
 
 def numbers(values: Tensor, source: int) -> Element:
@@ -150,17 +144,14 @@ def numbers(values: Tensor, source: int) -> Element:
     found, counts = torch.unique(values.detach().double(), return_counts=True)
     if len(found) == 1:
         return constant(float(found))
-    return Element("measured", found, counts / counts.sum(), sources=frozenset({source}))
+    return Element("measured", found, counts.double() / counts.sum(), source=source)
 
 
-def mix(parts: Sequence[tuple[Element, float]]) -> Element:
-    """Return a number that has, with each of the probabilities, one of the distributions."""
-    return Element(
-        "other",
-        torch.cat([part.values for part, _ in parts]),
-        torch.cat([part.weights * share for part, share in parts]),
-        sources=frozenset().union(*(part.sources for part, _ in parts)),
-    )
+def dilute(element: Element, zeros: float) -> Element:
+    """Return the number, or with the probability ``zeros`` a zero in its place."""
+    values = torch.cat([element.values, torch.zeros(1, dtype=torch.float64)])
+    weights = torch.cat([element.weights * (1 - zeros), _ONE * zeros])
+    return Element("other", values, weights, source=element.source)
 
 
 def compute(operate: Callable[..., Tensor], operands: Sequence[Element]) -> Element | str:
@@ -174,101 +165,62 @@ def compute(operate: Callable[..., Tensor], operands: Sequence[Element]) -> Elem
         What they stand for.
     """
     drawn = [operand for operand in operands if not operand.is_constant]
-    if len(drawn) == 1:
-        return _compute_of_one(operate, operands, drawn[0])
     if not drawn:
-        result = operate(*(operand.values for operand in operands))
-        return constant(float(result))
-    sources = frozenset[int]().union(*(operand.sources for operand in drawn))
-    if sum(len(operand.sources) for operand in drawn) == len(sources):
-        lengths = [len(operand.nodes) for operand in drawn]
-        if math.prod(lengths) > MOST_NODES:
-            return "a function of too many independent draws"
-        grids = torch.meshgrid(*(operand.values for operand in drawn), indexing="ij")
-        weights = _ONE
-        for operand in drawn:
-            weights = (weights[:, None] * operand.weights).flatten()
-        values = iter(grid.flatten() for grid in grids)
-    elif all(o.sources == sources and len(o.nodes) == len(drawn[0].nodes) for o in drawn):
-        if not all(operand.aligned for operand in drawn):
-            return "elements of one draw meet each other"
-        weights = drawn[0].weights
-        values = iter(operand.values for operand in drawn)
-    else:
-        return "draws that depend on each other meet"
-    given = [
-        operand.values.expand(len(weights)) if operand.is_constant else next(values)
-        for operand in operands
-    ]
-    aligned = all(operand.aligned for operand in drawn)
-    return _finish(operate(*given), weights, sources, aligned=aligned)
-
-
-def _compute_of_one(
-    operate: Callable[..., Tensor], operands: Sequence[Element], drawn: Element
-) -> Element | str:
-    centre = torch.tensor(
-        [drawn.loc, drawn.loc - drawn.scale, drawn.loc + drawn.scale], dtype=torch.float64
+        return constant(float(operate(*(operand.values for operand in operands))))
+    first = drawn[0]
+    if any(operand.source != first.source for operand in drawn):
+        return "several draws meet"
+    # Before the nodes three points by which a straight line is known.
+    result = operate(
+        *(
+            operand.loc + operand.scale * torch.cat([_CENTRE, operand.nodes])
+            if operand.source == first.source
+            else operand.values.expand(len(_CENTRE) + len(first.nodes))
+            for operand in operands
+        )
     )
-    values = torch.cat([centre, drawn.values])
-    given = [o.values.expand(len(values)) if o.is_constant else values for o in operands]
-    result = operate(*given)
-    if result.dtype.is_floating_point and bool(result.isfinite().all()):
-        result = result.double()
-        loc = float(result[0])
-        scale = float(result[2] - result[1]) / 2
-        line = loc + scale * drawn.nodes
-        if bool(((result[3:] - line).abs() <= ROUNDING * result.abs().max()).all()):
-            return constant(loc) if scale == 0 else replace(drawn, loc=loc, scale=scale)
-    return _finish(result[3:], drawn.weights, drawn.sources, aligned=drawn.aligned)
-
-
-def _finish(
-    result: Tensor, weights: Tensor, sources: frozenset[int], *, aligned: bool
-) -> Element | str:
     if not result.dtype.is_floating_point:
         # Nodes tell the mean of a smooth function. How often a threshold is passed they do not.
         return "a function of its draw that jumps"
-    if not bool(result.isfinite().all()):
+    centre, ends, values = result[0].double(), result[1:3].double(), result[3:].double()
+    if not bool(values.isfinite().all()):
         return "values that are not finite"
-    return Element("other", result.double(), weights, sources=sources, aligned=aligned)
+    loc, scale = float(centre), float(ends[1] - ends[0]) / 2
+    line = loc + scale * first.nodes
+    if bool(((values - line).abs() <= ROUNDING * values.abs().max()).all()):
+        return constant(loc) if scale == 0 else replace(first, loc=loc, scale=scale)
+    return Element("other", values, first.weights, source=first.source)
 
 
-def invert_error_function(element: Element) -> Element | str:
-    """Return erfinv of a uniform number: a normal of variance 1/2, cut where the uniform ends."""
+def invert_error_function(element: Element, source: int) -> Element | str:
+    """Return erfinv of a uniform number: a normal of variance 1/2, cut where the uniform ends.
+
+    It counts as a draw of its own, since its nodes are others.
+    """
     low, high = element.loc - element.scale, element.loc + element.scale
     if element.form != "uniform" or max(abs(low), abs(high)) > 1 + ROUNDING:
         return compute(torch.erfinv, [element])
     cuts = ndtri(np.clip([(1 + low) / 2, (1 + high) / 2], 0, 1))
     form, nodes, weights = _cut_normal(float(cuts[0]), float(cuts[1]))
-    return replace(element, form=form, nodes=nodes, weights=weights, loc=0.0, scale=math.sqrt(0.5))
+    return Element(form, nodes, weights, 0.0, math.sqrt(0.5), source)
 
 
 def pool(parts: Iterable[tuple[Element, int]]) -> WeightLaw:
     """Return the law of an element of a tensor that has so many elements of each distribution."""
-    counted = [(part, count) for part, count in parts if count]
-    (first, _), *others = counted
-    if not others:
-        return _law(first)
-    fixed = all(part.form in ("constant", "measured") for part, _ in counted)
-    law = pool_moments([(part.moments(), count) for part, count in counted])
-    return replace(law, distribution="measured" if fixed else "mixture") if law.variance else law
-
-
-def pool_moments(parts: Sequence[tuple[Moments, int]]) -> WeightLaw:
-    """Return the law "measured" of a tensor whose parts have these moments, by their sizes."""
-    total = sum(count for _, count in parts)
-    mean = math.fsum(part.mean * count for part, count in parts) / total
+    counted = [(part, part.moments(), count) for part, count in parts if count]
+    if len(counted) == 1:
+        return _law(counted[0][0])
+    total = sum(count for *_, count in counted)
+    mean = math.fsum(m.mean * count for _, m, count in counted) / total
     variance = fourth = 0.0
-    for part, count in parts:
-        share, shift = count / total, part.mean - mean
-        variance += share * (part.variance + shift**2)
-        fourth += share * (
-            part.fourth + 4 * shift * part.third + 6 * shift**2 * part.variance + shift**4
-        )
+    for _, m, count in counted:
+        share, shift = count / total, m.mean - mean
+        variance += share * (m.variance + shift**2)
+        fourth += share * (m.fourth + 4 * shift * m.third + 6 * shift**2 * m.variance + shift**4)
     if variance <= ROUNDING**2 * mean**2:
         return WeightLaw.constant(mean)
-    return WeightLaw("measured", mean, variance, fourth / variance**2)
+    fixed = all(part.form in ("constant", "measured") for part, *_ in counted)
+    return WeightLaw("measured" if fixed else "other", mean, variance, fourth / variance**2)
 
 
 def _law(element: Element) -> WeightLaw:
@@ -283,6 +235,7 @@ def _law(element: Element) -> WeightLaw:
 
 
 _ONE = torch.ones(1, dtype=torch.float64)
+_CENTRE = torch.tensor([0.0, -1.0, 1.0], dtype=torch.float64)
 
 
 def _panels(edges: np.ndarray, order: int = 8) -> tuple[np.ndarray, np.ndarray]:

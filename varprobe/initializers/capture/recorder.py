@@ -8,6 +8,7 @@ distribution, others by themselves.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,12 +16,17 @@ from itertools import count
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+)
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from varprobe.errors import UnsupportedModelError
 from varprobe.initializers.capture.calls import Call, find_written, name_arguments
 from varprobe.initializers.capture.elements import (
     Element,
@@ -101,9 +107,17 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with _real_tensors():
             self._write(tensor, Patch([content]))
 
-    def new_source(self) -> int:
-        """Return the number of a draw that nothing before depends on."""
-        return next(self._sources)
+    def hold(self, tensor: Tensor, values: Tensor) -> None:
+        """Let a tensor have the numbers of another, if that has any."""
+        with _real_tensors():
+            numbers = self.find_numbers(values.detach())
+            if numbers is not None:
+                self._keep(tensor, numbers)
+
+    def describe(self, tensor: Tensor, draw: Callable[[int], Element]) -> None:
+        """Let all elements of a tensor be what ``draw`` makes of a source that is new."""
+        with _real_tensors():
+            self._write(tensor, Patch([draw(next(self._sources))]))
 
     def memory(self, tensor: Tensor) -> Memory:
         """Return what is known of the storage that a tensor is a view of."""
@@ -114,7 +128,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # The address tells storages apart only while they live: hence the reference.
             known = storage, size, Memory(storage.nbytes() // size)
             self._memories[storage._cdata] = known
-            if not isinstance(tensor, FakeTensor) and known[2].size <= MOST_NUMBERS:
+            has_numbers = not isinstance(tensor, FakeTensor) and not tensor.is_meta
+            if has_numbers and known[2].size <= MOST_NUMBERS:
                 flat = tensor.as_strided((known[2].size,), (1,), 0)
                 known[2].keep(flat, flat)
         if known[1] != size:
@@ -128,17 +143,40 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        kwargs = kwargs or {}
-        if func.overloadpacket is aten._local_scalar_dense:
-            with _real_tensors():
-                numbers = self.find_numbers(args[0])
-                if numbers is not None:
-                    return numbers.item()
-        result = func(*args, **kwargs)
+        kwargs = dict(kwargs or {})
+        if kwargs.get("device") is not None:
+            # As for the functions that make tensors: `module.to(device)` is seen here only.
+            kwargs["device"] = torch.device("cpu")
+        try:
+            result = func(*args, **kwargs)
+        except (DataDependentOutputException, DynamicOutputShapeException) as error:
+            result = self._look_at_numbers(error.func, func, args, kwargs)
         if func.namespace != "prim":
             with _real_tensors():
                 self._follow(func, args, kwargs, result)
         return result
+
+    def _look_at_numbers(
+        self, op: OpOverload, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run what depends on numbers, and not on their law, on the numbers that are known."""
+        read = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        call = Call(func, args, kwargs, read, ())
+        with _real_tensors():
+            numbers = [self.find_numbers(tensor) for tensor in call.operands]
+            if any(found is None for found in numbers):
+                raise UnsupportedModelError(
+                    f"{_name_reader()} looks at numbers that were drawn ({op}). Their distribution "
+                    "alone was expected to be needed, so that a model can be followed without its "
+                    "numbers. Build it and give the model itself: its parameters are then measured."
+                )
+            result = call.run([found for found in numbers if found is not None])
+        if not isinstance(result, Tensor):
+            return result
+        made = torch.empty_strided(result.shape, result.stride(), dtype=result.dtype)
+        with _real_tensors():
+            self._keep(made, result)
+        return made
 
     def _follow(
         self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
@@ -150,15 +188,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         targets = list(find_written(func, given)) or [
             t for t in made if t.untyped_storage()._cdata not in storages
         ]
-        if not targets:
-            return  # a view
+        if not targets or func.overloadpacket is aten.set_:
+            return  # views: what a storage holds is the same whoever looks at it
         try:
-            self._describe(func, given, Call(func, args, kwargs, read, targets))
+            self._tell(func, given, Call(func, args, kwargs, read, targets))
         except Exception as error:
             # A rule that fails must not stop the constructor, which is sound.
             self._lose(targets, f"{func}: {type(error).__name__}: {error}")
 
-    def _describe(self, func: OpOverload, given: Mapping[str, Any], call: Call) -> None:
+    def _tell(self, func: OpOverload, given: Mapping[str, Any], call: Call) -> None:
         packet, target = func.overloadpacket, call.targets[0]
         if packet in EMPTY:
             self._write(target, Patch([UNWRITTEN]))
@@ -167,7 +205,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             value = given[value] if isinstance(value, str) else value
             self._write(target, Patch([_to_content(value)]))
         elif packet in DRAWN and target.is_floating_point():
-            self._write(target, Patch([DRAWN[packet](given, self.new_source())]))
+            self._write(target, Patch([DRAWN[packet](given, next(self._sources))]))
         elif torch.Tag.nondeterministic_seeded in func.tags:
             self._lose(call.targets, f"{func} has no rule")
         elif packet is aten.copy_ or packet in COPIED:
@@ -206,7 +244,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if patch.labels is not None:
             patch = Patch(patch.contents, patch.labels.expand(target.shape))
         if not (self._is_whole(source) and self._is_whole(target)):
-            patch = _move(patch)
+            patch = self._move(patch)
         self._write(target, patch)
 
     def _keep(self, target: Tensor, numbers: Tensor) -> bool:
@@ -246,19 +284,24 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         patches = combine(
             [self.memory(t).read(t) for t in operands], [tensor.shape for tensor in operands]
         )
-        if not all(self._is_whole(tensor) for tensor in (*operands, *call.targets)):
-            patches = [_move(patch) for patch in patches]
+        target = call.targets[0]
+        patches = [
+            patch
+            if self._is_whole(target) and self._is_whole(tensor) and tensor.shape == target.shape
+            else self._move(patch)
+            for patch, tensor in zip(patches, operands, strict=True)
+        ]
         contents: list[Content] = []
         for combination in zip(*(patch.contents for patch in patches), strict=True):
             elements = [content for content in combination if isinstance(content, Element)]
             if len(elements) < len(combination):
                 contents.append(next(c for c in combination if isinstance(c, Lost)))
             elif call.func.overloadpacket in (aten.erfinv, aten.erfinv_):
-                contents.append(_told(invert_error_function(elements[0])))
+                contents.append(_told(invert_error_function(elements[0], next(self._sources))))
             else:
                 contents.append(_told(compute(call.compute, elements)))
         labels = patches[0].labels
-        return Patch(contents, None if labels is None else labels.expand(call.targets[0].shape))
+        return Patch(contents, None if labels is None else labels.expand(target.shape))
 
     def _rearrange(self, call: Call) -> Patch:
         """Run an operation that moves elements on their labels."""
@@ -277,7 +320,23 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             labels = torch.zeros((), dtype=torch.int64) if patch.labels is None else patch.labels
             moved.append((labels + len(contents)).expand(tensor.shape))
             contents += patch.contents
-        return _move(Patch(contents, call.run(moved)))
+        return self._move(Patch(contents, call.run(moved)))
+
+    def _move(self, patch: Patch) -> Patch:
+        """Return the patch with elements that no longer lie where they were drawn.
+
+        They are as dependent as ever on those that do, but on others of them. A source of their own
+        keeps the two from being taken for functions of one number.
+        """
+        return Patch(
+            [
+                replace(content, source=next(self._sources))
+                if isinstance(content, Element) and not content.is_constant
+                else content
+                for content in patch.contents
+            ],
+            patch.labels,
+        )
 
 
 @contextmanager
@@ -292,12 +351,15 @@ def _distinguish(values: Tensor) -> Patch:
     return Patch([constant(float(value)) for value in held], labels)
 
 
-def _move(patch: Patch) -> Patch:
-    """Return the patch with its elements no longer where they were drawn."""
-    return Patch(
-        [replace(c, aligned=False) if isinstance(c, Element) else c for c in patch.contents],
-        patch.labels,
-    )
+def _name_reader() -> str:
+    """Return the innermost method of a module that is running now."""
+    frame = sys._getframe()
+    while (caller := frame.f_back) is not None:
+        frame = caller
+        module = frame.f_locals.get("self")
+        if isinstance(module, nn.Module):
+            return f"{type(module).__name__}.{frame.f_code.co_name} (line {frame.f_lineno})"
+    return "The function that builds the model"
 
 
 def _told(outcome: Element | str) -> Content:

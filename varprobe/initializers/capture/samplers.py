@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from types import FunctionType
 from typing import Any, Protocol, cast
 
@@ -21,142 +22,95 @@ import torch
 from varprobe.initializers import sampling
 from varprobe.initializers.capture.elements import (
     Element,
-    constant,
-    mix,
+    dilute,
     normal,
     orthogonal,
     truncated_normal,
-    uniform,
 )
-from varprobe.initializers.laws import TRUNCATED_VARIANCE, TRUNCATION, WeightLaw
 
 
 class Listener(Protocol):
     """Who is told what a function would have drawn."""
 
     def follows(self, tensor: torch.Tensor) -> bool:
-        """Return whether the tensor is to be described rather than drawn."""
+        """Return whether the tensor has no numbers, so that it is described rather than drawn."""
 
-    def new_source(self) -> int:
-        """Return the number of a draw that nothing before depends on."""
-
-    def assume(self, tensor: torch.Tensor, content: Element) -> None:
-        """Let all elements of a tensor be what ``content`` says."""
+    def describe(self, tensor: torch.Tensor, draw: Callable[[int], Element]) -> None:
+        """Let all elements of a tensor be what ``draw`` makes of a source that is new."""
 
 
+def _truncated(tensor: torch.Tensor, mean: float, std: float, a: float, b: float) -> Any:
+    return partial(truncated_normal, mean, std, a, b)
+
+
+def _orthogonal(tensor: torch.Tensor, gain: float) -> Any:
+    rows = tensor.shape[0]
+    return partial(orthogonal, max(rows, tensor.numel() // max(rows, 1)), gain)
+
+
+def _orthogonal_groups(tensor: torch.Tensor, variance: float, groups: int) -> Any:
+    longer = max(tensor.shape[0] // groups, tensor[0].numel())
+    return partial(orthogonal, longer, math.sqrt(variance * longer))
+
+
+def _sparse(tensor: torch.Tensor, sparsity: float, std: float) -> Any:
+    rows = tensor.shape[0]
+    return lambda source: dilute(normal(0.0, std, source), math.ceil(sparsity * rows) / rows)
+
+
+DIVERTED: tuple[tuple[Any, Callable[..., Callable[[int], Element]], int], ...] = (
+    (torch.nn.init._no_grad_trunc_normal_, _truncated, 0),
+    (torch.nn.init.orthogonal_, _orthogonal, 2),
+    (torch.nn.init.sparse_, _sparse, 2),
+    (sampling._draw_orthogonal, _orthogonal_groups, 2),
+)
+"""Each function, what it draws from, and the fewest dimensions of a tensor that it takes."""
+
+_ORIGINALS = [
+    FunctionType(f.__code__, f.__globals__, f.__name__, f.__defaults__)
+    for f in (cast(FunctionType, function) for function, _, _ in DIVERTED)
+]
 _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 _LOCK = threading.RLock()
 """One recording at a time; other threads go on and draw what they always drew."""
 
 
-# What is put in the place of each function's code. It runs among the globals of that function, and
-# takes any arguments, so that the defaults of the function do not matter.
-def _truncated(*args: Any, **kwargs: Any) -> Any:
+# What is put in the place of each function's code, with another number in the place of this one.
+# It runs among the globals of that function, and takes any arguments, so that the defaults of the
+# function do not matter.
+def _stub(*args: Any, **kwargs: Any) -> Any:
     from varprobe.initializers.capture.samplers import divert
 
-    return divert("truncated", args, kwargs)
-
-
-def _orthogonal(*args: Any, **kwargs: Any) -> Any:
-    from varprobe.initializers.capture.samplers import divert
-
-    return divert("orthogonal", args, kwargs)
-
-
-def _sparse(*args: Any, **kwargs: Any) -> Any:
-    from varprobe.initializers.capture.samplers import divert
-
-    return divert("sparse", args, kwargs)
-
-
-def _law(*args: Any, **kwargs: Any) -> Any:
-    from varprobe.initializers.capture.samplers import divert
-
-    return divert("law", args, kwargs)
-
-
-def _copy(function: FunctionType) -> FunctionType:
-    return FunctionType(
-        function.__code__, function.__globals__, function.__name__, function.__defaults__
-    )
-
-
-_DIVERTED = {
-    "truncated": (cast(FunctionType, torch.nn.init._no_grad_trunc_normal_), _truncated),
-    "orthogonal": (cast(FunctionType, torch.nn.init.orthogonal_), _orthogonal),
-    "sparse": (cast(FunctionType, torch.nn.init.sparse_), _sparse),
-    "law": (cast(FunctionType, sampling._draw), _law),
-}
-_ORIGINALS = {name: _copy(function) for name, (function, _) in _DIVERTED.items()}
+    return divert(-1, args, kwargs)
 
 
 @contextmanager
 def diverted(listener: Listener) -> Iterator[None]:
     """Have the functions tell ``listener`` what they would draw, in this thread."""
+    template = _stub.__code__
     with _LOCK:
-        before = {name: function.__code__ for name, (function, _) in _DIVERTED.items()}
+        before = [function.__code__ for function, _, _ in DIVERTED]
         token = _LISTENER.set(listener)
         try:
-            for function, replacement in _DIVERTED.values():
-                function.__code__ = replacement.__code__
+            for index, (function, _, _) in enumerate(DIVERTED):
+                constants = tuple(index if c == -1 else c for c in template.co_consts)
+                function.__code__ = template.replace(co_consts=constants)
             yield
         finally:
             _LISTENER.reset(token)
-            for name, (function, _) in _DIVERTED.items():
-                function.__code__ = before[name]
+            for (function, _, _), code in zip(DIVERTED, before, strict=True):
+                function.__code__ = code
 
 
-def divert(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def divert(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Describe what a function draws if its tensor is followed, draw it if not."""
-    original, listener = _ORIGINALS[name], _LISTENER.get()
+    original, listener = _ORIGINALS[index], _LISTENER.get()
+    _, tell, fewest = DIVERTED[index]
     given = inspect.signature(original).bind(*args, **kwargs)
     given.apply_defaults()
-    tensor = given.arguments["tensor"]
-    refused = name in ("orthogonal", "sparse") and tensor.dim() < 2
-    if listener is None or refused or not listener.follows(tensor):
-        return original(*args, **kwargs)
     options = {key: value for key, value in given.arguments.items() if key != "generator"}
-    listener.assume(tensor, _DESCRIPTIONS[name](listener.new_source(), **options))
+    tensor = options["tensor"]
+    if listener is None or tensor.dim() < fewest or not listener.follows(tensor):
+        return original(*args, **kwargs)
+    listener.describe(tensor, tell(**options))
     return tensor
-
-
-def _describe_truncated(
-    source: int, tensor: torch.Tensor, mean: float, std: float, a: float, b: float
-) -> Element:
-    return truncated_normal(mean, std, a, b, source)
-
-
-def _describe_orthogonal(source: int, tensor: torch.Tensor, gain: float) -> Element:
-    rows = tensor.shape[0]
-    return orthogonal(max(rows, tensor.numel() // max(rows, 1)), gain, source)
-
-
-def _describe_sparse(source: int, tensor: torch.Tensor, sparsity: float, std: float) -> Element:
-    rows = tensor.shape[0]
-    zeros = math.ceil(sparsity * rows) / rows
-    return mix([(constant(0.0), zeros), (normal(0.0, std, source), 1 - zeros)])
-
-
-def _describe_law(source: int, tensor: torch.Tensor, law: WeightLaw, groups: int) -> Element:
-    std = math.sqrt(law.variance)
-    if law.distribution == "normal":
-        return normal(law.mean, std, source)
-    if law.distribution == "uniform":
-        bound = math.sqrt(3) * std
-        return uniform(law.mean - bound, law.mean + bound, source)
-    if law.distribution == "trunc_normal":
-        uncut = math.sqrt(law.variance / TRUNCATED_VARIANCE)
-        low, high = law.mean - TRUNCATION * uncut, law.mean + TRUNCATION * uncut
-        return truncated_normal(law.mean, uncut, low, high, source)
-    if law.distribution == "orthogonal":
-        longer = max(tensor.shape[0] // groups, tensor[0].numel())
-        return orthogonal(longer, std * math.sqrt(longer), source)
-    return constant(law.mean)
-
-
-_DESCRIPTIONS: dict[str, Callable[..., Element]] = {
-    "truncated": _describe_truncated,
-    "orthogonal": _describe_orthogonal,
-    "sparse": _describe_sparse,
-    "law": _describe_law,
-}
