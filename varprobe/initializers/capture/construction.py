@@ -183,7 +183,7 @@ def _swapped_by_data() -> Iterator[None]:
         if isinstance(tensor, FakeTensor):
             tensor.data = other
         else:
-            swap(tensor, other)
+            swap(tensor, other)  # type: ignore[no-untyped-call]
 
     torch.utils.swap_tensors = set_data
     try:

@@ -69,10 +69,10 @@ class Memory:
         self._labels = torch.zeros(1, dtype=torch.int32)
         self._grain = max(self.size, 1)
 
-    @property
-    def whole(self) -> Content | None:
-        """What all elements are; None if there are parts, or numbers."""
-        return self._contents[0] if self.numbers is None and len(self._contents) == 1 else None
+    def forget(self, reason: str) -> None:
+        """Let nothing be known of it any more."""
+        self.numbers = None
+        self._fill(Lost(reason))
 
     def keep(self, values: Tensor, view: Tensor) -> None:
         """Let all of the storage be what ``values`` are, in the geometry of ``view``."""
@@ -111,7 +111,6 @@ class Memory:
             self._labels.as_strided(*coarse).fill_(base)  # type: ignore[misc]
         else:
             _look(self._labels, view).copy_(patch.labels + base)
-        self._sweep()
 
     def read(self, view: Tensor) -> Patch:
         """Return what the elements are that ``view`` sees."""
@@ -173,14 +172,6 @@ class Memory:
             self._contents, self._grain = patch.contents, 1
             self._labels = patch.labels.to(torch.int32)
 
-    def _sweep(self) -> None:
-        """Forget contents of which nothing is left, once there are many."""
-        if len(self._contents) <= MOST_DISTINCT:
-            return
-        used, labels = torch.unique(self._labels, return_inverse=True)
-        self._contents = [self._contents[label] for label in used.tolist()]
-        self._labels = labels.to(torch.int32)
-
 
 def _look(flat: Tensor, view: Tensor) -> Tensor:
     """Return what ``view`` sees of a storage, of what ``flat`` says about each of its elements."""
@@ -194,7 +185,7 @@ def combine(patches: Sequence[Patch], shapes: Sequence[torch.Size]) -> list[Patc
     """
     if all(patch.labels is None for patch in patches):
         return [Patch(patch.contents[:1]) for patch in patches]
-    shape = torch.broadcast_shapes(*shapes)
+    shape = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
     if math.prod(shape) > MOST_LABELS:
         return [Patch([Lost("parts of a tensor too large to follow each element")])] * len(patches)
     code = torch.zeros(shape, dtype=torch.int64)

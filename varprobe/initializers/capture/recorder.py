@@ -70,6 +70,7 @@ EMPTY = frozenset(
 
 DRAWN: dict[Any, Callable[[Mapping[str, Any], int], Element]] = {
     aten.normal_: lambda given, source: normal(given["mean"], given["std"], source),
+    aten.normal.float_float: lambda given, source: normal(given["mean"], given["std"], source),
     aten.uniform_: lambda given, source: uniform(given["from"], given["to"], source),
     aten.rand: lambda _, source: uniform(0.0, 1.0, source),
     aten.rand_like: lambda _, source: uniform(0.0, 1.0, source),
@@ -133,7 +134,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 flat = tensor.as_strided((known[2].size,), (1,), 0)
                 known[2].keep(flat, flat)
         if known[1] != size:
-            return Memory(storage.nbytes() // size, Lost("memory read as another type"))
+            known[2].forget("memory used as another type")
+            return Memory(storage.nbytes() // size, Lost("memory used as another type"))
         return known[2]
 
     def __torch_dispatch__(
@@ -163,14 +165,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         read = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         call = Call(func, args, kwargs, read, ())
         with _real_tensors():
-            numbers = [self.find_numbers(tensor) for tensor in call.operands]
-            if any(found is None for found in numbers):
+            numbers = self._find_all_numbers(call)
+            if numbers is None:
                 raise UnsupportedModelError(
                     f"{_name_reader()} looks at numbers that were drawn ({op}). Their distribution "
                     "alone was expected to be needed, so that a model can be followed without its "
                     "numbers. Build it and give the model itself: its parameters are then measured."
                 )
-            result = call.run([found for found in numbers if found is not None])
+            result = call.run(numbers)
         if not isinstance(result, Tensor):
             return result
         made = torch.empty_strided(result.shape, result.stride(), dtype=result.dtype)
@@ -204,8 +206,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             value = FILLED[packet]
             value = given[value] if isinstance(value, str) else value
             self._write(target, Patch([_to_content(value)]))
-        elif packet in DRAWN and target.is_floating_point():
-            self._write(target, Patch([DRAWN[packet](given, next(self._sources))]))
+        elif (draw := DRAWN.get(packet, DRAWN.get(func))) and target.is_floating_point():
+            self._write(target, Patch([draw(given, next(self._sources))]))
         elif torch.Tag.nondeterministic_seeded in func.tags:
             self._lose(call.targets, f"{func} has no rule")
         elif packet is aten.copy_ or packet in COPIED:
@@ -233,6 +235,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return None
         return numbers.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
+    def _find_all_numbers(self, call: Call) -> list[Tensor] | None:
+        """Return the numbers of all that an operation reads, None if some were drawn."""
+        found = [self.find_numbers(tensor) for tensor in call.operands]
+        numbers = [values for values in found if values is not None]
+        return numbers if len(numbers) == len(found) else None
+
     def _copy(self, target: Tensor, source: Tensor) -> None:
         numbers = self.find_numbers(source)
         if numbers is not None and self._keep(target, numbers):
@@ -243,9 +251,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         patch = self.memory(source).read(source)
         if patch.labels is not None:
             patch = Patch(patch.contents, patch.labels.expand(target.shape))
-        if not (self._is_whole(source) and self._is_whole(target)):
-            patch = self._move(patch)
-        self._write(target, patch)
+        self._write(target, patch if self._keeps_places(source, target) else self._move(patch))
 
     def _keep(self, target: Tensor, numbers: Tensor) -> bool:
         """Let a tensor hold numbers, if its storage then holds nothing else."""
@@ -258,16 +264,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return False
         return True
 
-    def _is_whole(self, tensor: Tensor) -> bool:
-        """Return whether a tensor is all of its storage, in order."""
-        return tensor.is_contiguous() and tensor.numel() == self.memory(tensor).size
+    def _keeps_places(self, source: Tensor, target: Tensor) -> bool:
+        """Return whether each element of a storage goes to its own place in another."""
+        return source.shape == target.shape and all(
+            tensor.is_contiguous() and tensor.numel() == self.memory(tensor).size
+            for tensor in (source, target)
+        )
 
     def _compute_numbers(self, call: Call) -> bool:
         """Run an operation on numbers, if all that it reads are numbers."""
         if sum(target.numel() for target in call.targets) > MOST_NUMBERS:
             return False
-        numbers = [self.find_numbers(tensor) for tensor in call.operands]
-        if any(found is None for found in numbers):
+        numbers = self._find_all_numbers(call)
+        if numbers is None:
             return False
         result = call.run(numbers)
         if call.func._schema.is_mutable and not call.has_out:
@@ -286,9 +295,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
         target = call.targets[0]
         patches = [
-            patch
-            if self._is_whole(target) and self._is_whole(tensor) and tensor.shape == target.shape
-            else self._move(patch)
+            patch if self._keeps_places(tensor, target) else self._move(patch)
             for patch, tensor in zip(patches, operands, strict=True)
         ]
         contents: list[Content] = []

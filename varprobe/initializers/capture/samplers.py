@@ -39,7 +39,7 @@ class Listener(Protocol):
         """Let all elements of a tensor be what ``draw`` makes of a source that is new."""
 
 
-def _truncated(tensor: torch.Tensor, mean: float, std: float, a: float, b: float) -> Any:
+def _truncated(tensor: torch.Tensor, mean: float, std: float, a: float, b: float) -> Any:  # noqa: ARG001
     return partial(truncated_normal, mean, std, a, b)
 
 
