@@ -27,9 +27,6 @@ from varprobe.initializers.capture.samplers import diverted
 from varprobe.initializers.laws import WeightLaw
 from varprobe.observation.preservation import preserved_defaults, preserved_random_states
 
-LEFT = Lost("left as it was, in part")
-"""What a parameter is before anything is drawn."""
-
 
 @dataclass(frozen=True, slots=True)
 class Captured:
@@ -88,7 +85,7 @@ def capture_construction(build: Callable[[], nn.Module]) -> Captured:
             f"The function that should build a model returned a {type(model).__name__}, "
             "not a torch.nn.Module."
         )
-    laws, reasons = _read_laws(model, recorder)
+    laws, reasons = _read_laws(model, recorder, {})
     _land(model, recorder)
     return Captured(model, laws, reasons)
 
@@ -125,16 +122,18 @@ def capture_draw(model: nn.Module, draw: Callable[[nn.Module], object]) -> Captu
     """
     with _recording() as recorder:
         tensors: dict[int, Tensor] = {}
+        before: dict[int, Lost] = {}
         for parameter in model.parameters():
-            tensors[id(parameter)] = _shed(parameter)
-            recorder.assume(tensors[id(parameter)], LEFT)
+            shed = tensors[id(parameter)] = _shed(parameter)
+            before[id(shed)] = Lost("made of the numbers that were there before")
+            recorder.assume(shed, before[id(shed)])
         for buffer in model.buffers():
             tensors[id(buffer)] = _shed(buffer)
             recorder.hold(tensors[id(buffer)], buffer)
         twin = copy.deepcopy(model, dict(tensors))
         with torch.no_grad():
             draw(twin)
-    laws, reasons = _read_laws(twin, recorder)
+    laws, reasons = _read_laws(twin, recorder, before)
     return Captured(model, laws, reasons)
 
 
@@ -203,8 +202,9 @@ def _shed(tensor: Tensor) -> Tensor:
 
 
 def _read_laws(
-    model: nn.Module, recorder: Recorder
+    model: nn.Module, recorder: Recorder, before: Mapping[int, Lost]
 ) -> tuple[dict[str, WeightLaw | None], dict[str, str]]:
+    """Return the laws, and reasons; neither for what is as ``before``."""
     laws: dict[str, WeightLaw | None] = {}
     reasons: dict[str, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -217,7 +217,7 @@ def _read_laws(
         lost = dict.fromkeys(part.reason for part, _ in parts if isinstance(part, Lost))
         if not lost:
             laws[name] = pool(drawn)
-        elif [part for part, _ in parts] != [LEFT]:
+        elif [part for part, _ in parts] != [before.get(id(parameter))]:
             reasons[name] = "; ".join(lost)
     return laws, reasons
 

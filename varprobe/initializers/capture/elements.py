@@ -208,8 +208,9 @@ def invert_error_function(element: Element, source: int) -> Element | str:
 def pool(parts: Iterable[tuple[Element, int]]) -> WeightLaw:
     """Return the law of an element of a tensor that has so many elements of each distribution."""
     counted = [(part, part.moments(), count) for part, count in parts if count]
-    if len(counted) == 1:
-        return _law(counted[0][0])
+    first, *others = dict.fromkeys(_law(part) for part, *_ in counted)
+    if not others:
+        return first
     total = sum(count for *_, count in counted)
     mean = math.fsum(m.mean * count for _, m, count in counted) / total
     variance = fourth = 0.0

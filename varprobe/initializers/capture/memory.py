@@ -27,9 +27,9 @@ MOST_DISTINCT = 1024
 """Distinct numbers that may become parts when something random is written beside them."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Lost:
-    """What cannot be told, and why."""
+    """What cannot be told, and why. Two that have the same reason are still two."""
 
     reason: str
 

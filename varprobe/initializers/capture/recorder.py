@@ -96,7 +96,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._memories: dict[int, tuple[torch.UntypedStorage, int, Memory]] = {}
+        self._memories: dict[int, tuple[torch.UntypedStorage, torch.dtype, Memory]] = {}
         self._sources = count()
 
     def follows(self, tensor: Tensor) -> bool:
@@ -122,21 +122,27 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def memory(self, tensor: Tensor) -> Memory:
         """Return what is known of the storage that a tensor is a view of."""
-        storage = tensor.untyped_storage()
-        size = tensor.element_size()
+        storage, dtype = tensor.untyped_storage(), tensor.dtype
+        size = storage.nbytes() // tensor.element_size()
         known = self._memories.get(storage._cdata)
         if known is None:
             # The address tells storages apart only while they live: hence the reference.
-            known = storage, size, Memory(storage.nbytes() // size)
-            self._memories[storage._cdata] = known
+            known = self._memories[storage._cdata] = storage, dtype, Memory(size)
             has_numbers = not isinstance(tensor, FakeTensor) and not tensor.is_meta
-            if has_numbers and known[2].size <= MOST_NUMBERS:
-                flat = tensor.as_strided((known[2].size,), (1,), 0)
+            if has_numbers and size <= MOST_NUMBERS:
+                flat = tensor.as_strided((size,), (1,), 0)
                 known[2].keep(flat, flat)
-        if known[1] != size:
-            known[2].forget("memory used as another type")
-            return Memory(storage.nbytes() // size, Lost("memory used as another type"))
+        if known[1] != dtype:
+            return Memory(size, Lost("memory used as another type"))
         return known[2]
+
+    def _open(self, tensor: Tensor) -> Memory:
+        """Return what is known of a storage that is going to be written to."""
+        memory = self.memory(tensor)
+        known = self._memories[tensor.untyped_storage()._cdata][2]
+        if memory is not known:
+            known.forget("memory used as another type")
+        return memory
 
     def __torch_dispatch__(
         self,
@@ -222,7 +228,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._lose(call.targets, f"{func} has no rule")
 
     def _write(self, target: Tensor, patch: Patch) -> None:
-        self.memory(target).write(target, patch)
+        self._open(target).write(target, patch)
 
     def _lose(self, targets: Sequence[Tensor], reason: str) -> None:
         for target in targets:
@@ -255,7 +261,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _keep(self, target: Tensor, numbers: Tensor) -> bool:
         """Let a tensor hold numbers, if its storage then holds nothing else."""
-        memory, held = self.memory(target), self.find_numbers(target)
+        memory, held = self._open(target), self.find_numbers(target)
         if held is not None:
             held.copy_(numbers)
         elif target.numel() == memory.size:
@@ -302,7 +308,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for combination in zip(*(patch.contents for patch in patches), strict=True):
             elements = [content for content in combination if isinstance(content, Element)]
             if len(elements) < len(combination):
-                contents.append(next(c for c in combination if isinstance(c, Lost)))
+                contents.append(next(Lost(c.reason) for c in combination if isinstance(c, Lost)))
             elif call.func.overloadpacket in (aten.erfinv, aten.erfinv_):
                 contents.append(_told(invert_error_function(elements[0], next(self._sources))))
             else:
