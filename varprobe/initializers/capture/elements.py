@@ -35,7 +35,7 @@ FARTHEST = 10.0
 """Where the nodes of a normal end; beyond lie 1e-23 of it and 1e-19 of its fourth moment."""
 
 ROUNDING = 1e-12
-"""What still is a straight line, relative to the largest value on it."""
+"""What still is a straight line, relative to the largest value on it, or a mean of zero."""
 
 EXACT = {
     "normal": (1.0, NORMAL_KURTOSIS),
@@ -99,6 +99,8 @@ class Element:
             return Moments(self.loc, variance, 0.0, kurtosis * variance**2)
         mean = float(self.weights @ self.nodes)
         powers = [float(self.weights @ (self.nodes - mean) ** k) for k in (2, 3, 4)]
+        if abs(mean) <= ROUNDING * math.sqrt(powers[0]):
+            mean = 0.0  # of a symmetric form, whose nodes cancel but for rounding
         second, third, fourth = (p * self.scale**k for k, p in zip((2, 3, 4), powers, strict=True))
         if self.form == "orthogonal":
             return Moments(self.loc, second, 0.0, fourth)
@@ -267,11 +269,9 @@ def _uniform_nodes() -> tuple[Tensor, Tensor]:
 @cache
 def _cut_normal(low: float, high: float) -> tuple[str, Tensor, Tensor]:
     """Return form, nodes and weights of a unit normal that is cut at ``low`` and ``high``."""
-    low = -math.inf if low < -NEVER_CUT else low
-    high = math.inf if high > NEVER_CUT else high
     form = "other"
-    if low == -math.inf and high == math.inf:
-        form = "normal"
+    if low < -NEVER_CUT and high > NEVER_CUT:
+        form, low, high = "normal", -math.inf, math.inf
     elif max(abs(low + TRUNCATION), abs(high - TRUNCATION)) < 1e-6:
         form, low, high = "trunc_normal", -TRUNCATION, TRUNCATION
     peak = min(max(low, 0.0), high)
