@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
-from varprobe.errors import InvalidArgumentError
+from varprobe.errors import InvalidArgumentError, UnsupportedModelError
 from varprobe.modules import Inputs, Loss, split_inputs
 from varprobe.presentation import Presentable
 from varprobe.recording import Site
@@ -176,7 +177,6 @@ def predict(
     unsupported = _count_unsupported(tape, forward, gradients)
     sampled = Sampled(reason="no draws were asked for")
     if draws and (unsupported or callable(loss)):
-        _find_buffers(tape, subject)
         known = _find_parameters(tape, parameters)
         sampled = sample(tape, known, results=results, loss=loss, draws=draws, seed=seed)
     expectations = tuple(_list_rows(tape, forward, gradients, parameters, sampled))
@@ -199,12 +199,20 @@ def _trace(
 ) -> tuple[Subject, Tape, list[int]]:
     """Trace the model; where it does not run without numbers, the one that is built with them."""
     try:
-        return subject, *trace(subject.model, args, kwargs)
-    except Exception:
-        built = subject.materialize()
-        if built is None:
-            raise
-        return built, *trace(built.model, args, kwargs)
+        tape, results = trace(subject.model, args, kwargs)
+        if not any(isinstance(tensor, FakeTensor) for tensor in tape.sources.values()):
+            return subject, tape, results
+        failure: Exception = UnsupportedModelError(
+            f"{type(subject.model).__name__} reads a tensor that its constructor made and that is "
+            "not in its modules, and it is too large to be built for the sake of that tensor. "
+            "Register the tensor as a buffer, or give the model itself."
+        )
+    except Exception as error:
+        failure = error
+    built = subject.materialize()
+    if built is None:
+        raise failure
+    return built, *trace(built.model, args, kwargs)
 
 
 def _is_function(inputs: object) -> bool:
@@ -238,15 +246,6 @@ def _find_parameters(tape: Tape, parameters: list[Parameter]) -> dict[int, Param
     """Return the parameters that the model used, by their values on the tape."""
     known = {id(parameter.tensor): parameter for parameter in parameters}
     return {n: known[id(tensor)] for n, tensor in tape.sources.items() if id(tensor) in known}
-
-
-def _find_buffers(tape: Tape, subject: Subject) -> None:
-    """Put the numbers of buffers on the tape of a model that was built without any."""
-    names = {id(buffer): n for n, buffer in subject.model.named_buffers() if buffer.is_meta}
-    missing = {n: names[id(t)] for n, t in tape.sources.items() if id(t) in names}
-    if missing and (built := subject.materialize()) is not None:
-        buffers = dict(built.model.named_buffers())
-        tape.sources.update({n: buffers[name] for n, name in missing.items()})
 
 
 class _Gradients:

@@ -98,10 +98,7 @@ def _take_build(build: Build, init: Initialization | None) -> Subject:
         raise
     except Exception as error:
         # Whatever a constructor may do with numbers. If it is wrong, it says so once more.
-        built = _build(build)
-        if isinstance(error, UnsupportedModelError) and _list_empty(built):
-            raise
-        return Subject(built, reasons={"": _first_line(error)})
+        return Subject(_build_instead(build, error), reasons={"": _first_line(error)})
     empty = _list_empty(captured.model)
     laws = {
         name: law
@@ -110,7 +107,8 @@ def _take_build(build: Build, init: Initialization | None) -> Subject:
         if law is not None and (law.distribution != "measured" or init or name in empty)
     }
     subject = Subject(captured.model, laws, captured.reasons, build)
-    return (subject.materialize() or subject) if empty - laws.keys() else subject
+    untold = empty - laws.keys() or any(buffer.is_meta for buffer in captured.model.buffers())
+    return (subject.materialize() or subject) if untold else subject
 
 
 def _take_model(model: nn.Module, init: Initialization | None) -> Subject:
@@ -156,6 +154,20 @@ def _build(build: Build) -> nn.Module:
             f"The function that should build a model returned a {type(built).__name__}, "
             "not a torch.nn.Module."
         )
+    return built
+
+
+def _build_instead(build: Build, error: Exception) -> nn.Module:
+    """Return the model with numbers, since it could not be followed without; or say why not."""
+    named = isinstance(error, UnsupportedModelError)
+    try:
+        built = _build(build)
+    except Exception as failure:
+        if named:
+            raise error from failure
+        raise
+    if named and _list_empty(built):
+        raise error
     return built
 
 

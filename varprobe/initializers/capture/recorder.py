@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
+from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -46,6 +47,7 @@ from varprobe.initializers.capture.memory import (
     Patch,
     combine,
 )
+from varprobe.modules import name_method
 
 aten = torch.ops.aten
 
@@ -174,7 +176,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             numbers = self._find_all_numbers(call)
             if numbers is None:
                 raise UnsupportedModelError(
-                    f"{_name_reader()} looks at numbers that were drawn ({op}). Their distribution "
+                    f"{name_method(_walk_stack()) or 'The constructor'} looks at numbers that were drawn ({op}). Their distribution "
                     "alone was expected to be needed, so that a model can be followed without its "
                     "numbers. Build it and give the model itself: its parameters are then measured."
                 )
@@ -364,15 +366,12 @@ def _distinguish(values: Tensor) -> Patch:
     return Patch([constant(float(value)) for value in held], labels)
 
 
-def _name_reader() -> str:
-    """Return the innermost method of a module that is running now."""
-    frame = sys._getframe()
-    while (caller := frame.f_back) is not None:
-        frame = caller
-        module = frame.f_locals.get("self")
-        if isinstance(module, nn.Module):
-            return f"{type(module).__name__}.{frame.f_code.co_name} (line {frame.f_lineno})"
-    return "The function that builds the model"
+def _walk_stack() -> Iterator[FrameType]:
+    """Yield the frames that are running now, the innermost first."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 def _told(outcome: Element | str) -> Content:
