@@ -240,6 +240,17 @@ def test_a_huge_embedding_with_a_padding_row_is_followed() -> None:
     assert captured.laws["weight"].variance == pytest.approx(1 - 1 / 500_000)
 
 
+def test_buffers_survive_a_deep_copy_in_the_constructor() -> None:
+    def build():
+        norm = nn.BatchNorm1d(4)
+        norm.running_var *= 2
+        return nn.Sequential(norm, *(copy.deepcopy(norm) for _ in range(3)))
+
+    captured, real = capture_construction(build), build()
+    for (name, buffer), twin in zip(captured.model.named_buffers(), real.buffers(), strict=True):
+        assert torch.equal(buffer, twin), name
+
+
 @pytest.mark.parametrize(
     ("read", "op"),
     [
@@ -257,7 +268,7 @@ def test_a_constructor_that_looks_at_drawn_numbers_is_named(read, op) -> None:
     with pytest.raises(UnsupportedModelError, match=op) as raised:
         capture_construction(lambda: nn.Sequential(nn.ReLU(), Curious(3, 4)))
     assert "Curious.reset_parameters" in str(raised.value)
-    assert "give the model itself" in str(raised.value)
+    assert "Build the model and give it itself" in str(raised.value)
 
 
 def test_a_builder_of_something_else_is_refused() -> None:

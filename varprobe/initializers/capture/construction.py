@@ -6,6 +6,7 @@ The code runs without memory, so that a model of any size is built in a second.
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -144,9 +145,10 @@ def _recording() -> Iterator[Recorder]:
         preserved_random_states(),
         preserved_defaults(),
         warnings.catch_warnings(),
+        _silenced(logging.getLogger("torch._subclasses.fake_tensor")),
         diverted(recorder),
         _swapped_by_data(),
-        _OneDevice(),
+        _Arrange(),
         FakeTensorMode(allow_non_fake_inputs=True),
         recorder,
     ):
@@ -155,15 +157,31 @@ def _recording() -> Iterator[Recorder]:
         yield recorder
 
 
-class _OneDevice(TorchFunctionMode):
-    """Make all tensors on the CPU, where libraries draw them: on meta some leave it.
+@contextmanager
+def _silenced(logger: logging.Logger) -> Iterator[None]:
+    """Keep torch from writing of an operation that fails: the exception says so, too."""
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
-    Nothing has memory in a recording, so that one place is as good as another.
+
+class _Arrange(TorchFunctionMode):
+    """Have functions of torch do what fake tensors can bear.
+
+    All tensors are made on the CPU, where libraries draw them: on meta some leave it, and nothing
+    has memory here, so that one place is as good as another. A deep copy is a clone: to copy the
+    storage, as torch does, fails for fake tensors, and can bring the process down.
     """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        if func is Tensor.__deepcopy__:
+            tensor, memo = args
+            copied = memo[id(tensor)] = tensor.detach().clone().requires_grad_(tensor.requires_grad)
+            return copied
         kwargs = dict(kwargs or {})
         if func in _device_constructors() or kwargs.get("device") is not None:
             kwargs["device"] = torch.device("cpu")

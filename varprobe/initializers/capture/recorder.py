@@ -176,9 +176,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             numbers = self._find_all_numbers(call)
             if numbers is None:
                 raise UnsupportedModelError(
-                    f"{name_method(_walk_stack()) or 'The constructor'} looks at numbers that were drawn ({op}). Their distribution "
-                    "alone was expected to be needed, so that a model can be followed without its "
-                    "numbers. Build it and give the model itself: its parameters are then measured."
+                    f"{name_method(_walk_stack()) or 'The constructor'} looks at numbers that were "
+                    f"drawn ({op}). Expected a constructor that is followed without its numbers, "
+                    "as far as they are drawn. Build the model and give it itself: its parameters "
+                    "are then measured."
                 )
             result = call.run(numbers)
         if not isinstance(result, Tensor):
