@@ -54,7 +54,11 @@ def read(model, init=None):
     return {f"{p.module}.{p.name}".strip("."): p for p in read_parameters(take(model, init), init)}
 
 
-DEFAULT = WeightLaw.uniform(1 / 48)
+@pytest.fixture(autouse=True)
+def same_numbers():
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        yield
 
 
 def test_a_builder_tells_what_it_draws() -> None:
@@ -98,7 +102,7 @@ def test_a_built_model_is_measured() -> None:
 def test_what_an_initialization_makes_of_numbers_is_measured_and_says_so() -> None:
     model = nn.Linear(16, 12)
     weight = read(model, treble)["weight"]
-    assert weight.law.variance == pytest.approx(9 * float(model.weight.var(correction=0)))
+    assert weight.law.variance == pytest.approx(9 * float(model.weight.detach().var(correction=0)))
     assert "numbers that were there before" in weight.reason
     row = vp.predict(model, torch.randn(4, 16), init=treble).find(
         vp.Site(module="", output="weight", signal="weight")
@@ -128,7 +132,6 @@ def test_a_model_on_meta_has_the_laws_of_its_own_scheme() -> None:
 
 @pytest.mark.parametrize("init", [None, "kaiming_normal"])
 def test_a_builder_that_looks_at_numbers_is_measured_and_says_so(init) -> None:
-    torch.manual_seed(0)
     before = torch.random.get_rng_state()
     found = read(lambda: Curious(16, 12), init)
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -157,20 +160,51 @@ def test_errors_of_the_builder_are_its_own() -> None:
         take(build, None)
 
 
-def test_only_parameters_without_a_law_are_measured(monkeypatch) -> None:
-    def build():
-        return nn.utils.parametrizations.weight_norm(nn.Linear(16, 12))
+class Unfollowed(nn.Module):
+    """A module with one weight that is followed, and one that is not."""
 
-    found = {p.name: p for p in read_parameters(take(build, None), None)}
-    assert found["original1"].law.distribution == "uniform"
-    assert found["original1"].drawn
-    # Norms of 16 numbers of variance 1/48.
-    assert found["original0"].law.second_moment == pytest.approx(16 / 48, rel=0.2)
-    assert "aten.norm" in found["original0"].reason
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 12), nn.Linear(12, 12)
+        self.second.weight = nn.Parameter(torch.randn(12, 12) @ torch.randn(12, 12))
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+def test_only_parameters_without_a_law_are_measured(monkeypatch) -> None:
+    found = read(Unfollowed)
+    assert found["first.weight"].law.distribution == "uniform"
+    assert found["first.weight"].drawn
+    # A sum of 12 products of standard normals; 144 such sums.
+    assert found["second.weight"].law.second_moment == pytest.approx(12, rel=0.6)
+    assert "aten.mm" in found["second.weight"].reason
     monkeypatch.setattr(subject_module, "MOST_BUILT", 10)
-    found = {p.name: p for p in read_parameters(take(build, None), None)}
-    assert found["original0"].law is None
-    assert found["original0"].tensor.is_meta
+    found = read(Unfollowed)
+    assert found["second.weight"].law is None
+    assert found["second.weight"].tensor.is_meta
+    prediction = vp.predict(Unfollowed, torch.randn(4, 16), loss=False)
+    unknown = prediction.find(vp.Site(module="second", output="weight", signal="weight"))
+    assert (unknown.status, "aten.mm" in unknown.reason) == ("unknown", True)
+    assert prediction.find(vp.Site(module="")).status in ("unknown", "tainted")
+
+
+def test_parametrizations_are_built_and_never_passed_over(monkeypatch) -> None:
+    class Doubled(nn.Module):
+        def forward(self, weight):
+            return 2 * weight
+
+    def build():
+        layer = nn.Linear(16, 12)
+        nn.utils.parametrize.register_parametrization(layer, "weight", Doubled())
+        return layer
+
+    x = torch.randn(4, 16)
+    output = vp.predict(build, x).find(vp.Site(module=""))
+    assert output.status in ("exact", "approximate")
+    monkeypatch.setattr(subject_module, "MOST_BUILT", 10)
+    output = vp.predict(build, x).find(vp.Site(module=""))
+    assert output.status in ("unknown", "tainted")
 
 
 def test_a_model_that_needs_numbers_to_run_is_built_and_keeps_its_laws(monkeypatch) -> None:

@@ -235,6 +235,9 @@ def _read_sources(tape: Tape, parameters: list[Parameter]) -> dict[int, Value]:
             sources[number] = (
                 Noise(tuple(tensor.shape)) if tensor.is_floating_point() else Ignored()
             )
+        elif tensor.is_meta and isinstance(tensor, nn.Parameter):
+            # Of a parametrization: no row speaks of it, and no law is asked for.
+            sources[number] = Unknown("a parametrization has no numbers here", "initialization")
         elif tensor.is_meta:
             sources[number] = Ignored()
         else:

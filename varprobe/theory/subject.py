@@ -19,6 +19,7 @@ from varprobe.errors import (
 from varprobe.initializers import initialize
 from varprobe.initializers.capture import capture_construction, capture_draw
 from varprobe.initializers.laws import WeightLaw
+from varprobe.modules import name_modules
 
 MOST_BUILT = 100_000_000
 """Parameters up to which a model is built for the sake of those whose law has to be measured."""
@@ -107,8 +108,19 @@ def _take_build(build: Build, init: Initialization | None) -> Subject:
         if law is not None and (law.distribution != "measured" or init or name in empty)
     }
     subject = Subject(captured.model, laws, captured.reasons, build)
-    untold = empty - laws.keys() or any(buffer.is_meta for buffer in captured.model.buffers())
-    return (subject.materialize() or subject) if untold else subject
+    return (subject.materialize() or subject) if _needs_numbers(captured.model, laws) else subject
+
+
+def _needs_numbers(model: nn.Module, laws: Mapping[str, WeightLaw]) -> bool:
+    """Return whether something without numbers is not told by laws of parameters.
+
+    That may be a parameter, one in a parametrization, which no row speaks of, or a buffer.
+    """
+    listed = {id(p) for module in name_modules(model) for p in module.parameters(recurse=False)}
+    return any(buffer.is_meta for buffer in model.buffers()) or any(
+        parameter.is_meta and not (name in laws and id(parameter) in listed)
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+    )
 
 
 def _take_model(model: nn.Module, init: Initialization | None) -> Subject:

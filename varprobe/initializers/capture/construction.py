@@ -180,7 +180,10 @@ class _Arrange(TorchFunctionMode):
     ) -> Any:
         if func is Tensor.__deepcopy__:
             tensor, memo = args
-            copied = memo[id(tensor)] = tensor.detach().clone().requires_grad_(tensor.requires_grad)
+            copied = tensor.detach().clone().requires_grad_(tensor.requires_grad)
+            if isinstance(tensor, nn.Parameter):
+                copied = nn.Parameter(copied, tensor.requires_grad)
+            memo[id(tensor)] = copied
             return copied
         kwargs = dict(kwargs or {})
         if func in _device_constructors() or kwargs.get("device") is not None:
