@@ -81,6 +81,7 @@ EXACT = {
     "torch.normal": (make(lambda: torch.normal(0.0, 0.5, (50, 60))), WeightLaw.normal(0.25)),
     "x + x": (make(lambda: (lambda x: x + 2 * x)(torch.randn(50, 60))), WeightLaw.normal(9.0)),
     "transposed": (make(lambda: torch.randn(50, 60).t() * 3), WeightLaw.normal(9.0)),
+    "transposed in place": (make(lambda: torch.randn(50, 60).t_()), WeightLaw.normal(1.0)),
     "copied": (draw(lambda t: t.copy_(torch.randn(40, 60))), WeightLaw.normal(1.0)),
     "concatenated": (
         make(lambda: torch.cat([torch.randn(9, 60), torch.randn(41, 60)])),

@@ -199,7 +199,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         targets = list(find_written(func, given)) or [
             t for t in made if t.untyped_storage()._cdata not in storages
         ]
-        if not targets or func.overloadpacket is aten.set_:
+        reshaped = torch.Tag.inplace_view in func.tags and func.overloadpacket is not aten.resize_
+        if not targets or reshaped:
             return  # views: what a storage holds is the same whoever looks at it
         try:
             self._tell(func, given, Call(func, args, kwargs, read, targets))
