@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import pytest
 import torch
@@ -258,3 +259,21 @@ def test_a_prediction_from_a_builder_is_that_of_its_average_draw() -> None:
     # ln of a draw scatters by log_std about ln(second moment) - log_std² / 2.
     expected = math.log(output.second_moment) - output.log_std**2 / 2
     assert abs(mean - expected) < 4 * output.log_std / math.sqrt(30) + 0.02
+
+
+def test_a_model_that_cannot_be_copied_is_looked_up_module_by_module() -> None:
+    model = nn.Sequential(nn.Linear(16, 12), nn.LayerNorm(12))
+    model.lock = threading.Lock()
+    found = read(model, "kaiming_normal")
+    assert found["0.weight"].law == WeightLaw.normal(2 / 16)
+    assert found["1.weight"].law == WeightLaw.constant(1.0)
+    assert "cannot pickle" in found["0.weight"].reason
+    empty = nn.Sequential(nn.Linear(16, 12, device="meta"))
+    empty.lock = threading.Lock()
+    assert read(empty)["0.weight"].law.variance == pytest.approx(1 / 48)
+
+
+@pytest.mark.parametrize("model", [Scaled, nn.Linear(3, 4)])
+def test_an_initialization_that_does_not_exist_is_no_reason_to_build(model) -> None:
+    with pytest.raises(vp.errors.UnknownNameError, match="kaiming_normal"):
+        take(model, "kaiming_norml")
