@@ -3,7 +3,8 @@
 ``named`` is the table of them and the registry; ``laws`` holds the formulas; ``application`` puts
 an initialization on a model. Behind them, ``scheme`` says what every initialization can do,
 ``drawn``, ``default`` and ``custom`` are its three kinds, ``sampling`` draws numbers,
-``assignment`` writes them into parameters, and ``seeding`` makes them repeatable.
+``assignment`` writes them into parameters, and ``seeding`` makes them repeatable. ``capture`` reads
+off any code that draws parameters, without running it on numbers, what it draws them from.
 
 The public names are loaded when they are first used, so that ``laws`` can be had without torch.
 """
