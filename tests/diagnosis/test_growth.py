@@ -14,7 +14,7 @@ from varprobe.diagnosis.growth import MAX_GROWTH, RELU_LOG_VARIANCE, SIGNIFICANC
 
 
 def findings_of(model: nn.Module, inputs: torch.Tensor, **options: object) -> dict[str, vp.Finding]:
-    diagnosis = vp.check(model, inputs, **options)
+    diagnosis = vp.diagnose(vp.analyze(vp.profile(model, inputs, **options)))
     return {finding.code: finding for finding in diagnosis.findings if finding.level != "info"}
 
 

@@ -67,7 +67,11 @@ def find_misfits(analysis: Analysis, run: str) -> Iterator[Finding]:
     """Yield a finding for each odd layer, and one for all that do not fit if signal suffers."""
     weights = [site for site in analysis.select(signal="weight", run=run) if is_drawn(site)]
     odd = find_odd(weights)
-    yield from _report_odd(analysis, run, odd)
+    broken = list(_report_odd(analysis, run, odd))
+    yield from broken
+    # One layer that is broken may be why signal suffers; the law of the others is no matter then.
+    if any(f.level == "error" for f in broken) or any(RULES["VP302"].find(analysis, run)):
+        return
     if not any(True for code in TREND_CODES for _ in RULES[code].find(analysis, run)):
         return
     followers = _find_followers(analysis, run)
