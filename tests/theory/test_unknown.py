@@ -56,7 +56,7 @@ MODELS = {
     "softmax": (lambda: nn.Sequential(nn.Linear(8, 8), nn.Softmax(1)), (4, 8)),
     "random slopes": (lambda: nn.Sequential(nn.Linear(8, 8), nn.RReLU()), (4, 8)),
     "constant weights": (lambda: fill(nn.Sequential(nn.Linear(8, 8), nn.ReLU())), (4, 8)),
-    "relu of a sum": (lambda: PostActivation(), (4, 16)),
+    "product of branches": (lambda: Gated(), (4, 16)),
 }
 
 
@@ -66,14 +66,14 @@ def fill(model):
     return model
 
 
-class PostActivation(nn.Module):
+class Gated(nn.Module):
     def __init__(self):
         super().__init__()
         self.a, self.b = nn.Linear(16, 16), nn.Linear(16, 16)
 
     def forward(self, x):
         h = torch.relu(self.a(x))
-        return torch.relu(h + self.b(h))
+        return torch.relu(h * self.b(h))
 
 
 @pytest.mark.parametrize("name", MODELS)

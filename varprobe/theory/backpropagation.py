@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,11 +10,23 @@ from torch.utils import _pytree as pytree
 
 from varprobe.errors import MissingRuleError
 from varprobe.theory.explicit import independent
-from varprobe.theory.fluctuations import GradientSpread
-from varprobe.theory.law import Backward, Gradient, Law, Noise, Unknown, Value, WeightGradient
+from varprobe.theory.fluctuations import GradientSpread, join_spreads
+from varprobe.theory.law import (
+    Backward,
+    Factor,
+    Gradient,
+    Law,
+    Noise,
+    Unknown,
+    Value,
+    WeightGradient,
+)
 from varprobe.theory.propagation import Forward
 from varprobe.theory.rules.reading import default_feature_dim, read_law
 from varprobe.theory.tracer import Slot, Tape
+
+MOST_PARTS = 4
+"""Parts of a gradient with factors of their own that are told apart."""
 
 Arriving = Gradient | WeightGradient | Unknown
 
@@ -101,32 +112,64 @@ def add_gradients(first: Arriving, second: Arriving) -> Arriving:
         return merged
     if not first.standing.is_uncorrelated(second.standing):
         return Unknown("branches meet that are not independent", "sum of gradients", tainted=True)
-    parts = first.settle(), second.settle()
-    sizes = [part.signal.mean for part in parts]
-    total = max(sum(sizes), 1e-300)
-    shares = [size / total for size in sizes]
-    spreads = [part.signal_spread for part in parts]
-    main = spreads[shares.index(max(shares))]
-    # Both come from the same gradient above and scatter together.
-    deviation = sum(
-        share * math.sqrt(spread.relative_variance)
-        for share, spread in zip(shares, spreads, strict=True)
-    )
-    gram = sum(share**2 * spread.gram for share, spread in zip(shares, spreads, strict=True))
-    joined = replace(main, kernel=deviation**2, own=0.0, gram=gram)
+    factors = [part.factor for part in (*first.parts, *second.parts) if part.factor is not None]
+    fields = {id(factor.field): factor.field for factor in factors}
+    if len(fields) == 1:
+        (field,) = fields.values()
+        kept = _bound_parts([p for g in (first, second) for p in g.look_at(field).parts])
+    else:
+        kept = [_add_signals([first.settle(), second.settle()], None)]
     fresh = first.standing.fresh & second.standing.fresh
-    return Gradient(
-        layout=first.layout,
-        signal=parts[0].signal + parts[1].signal,
-        standing=replace(first.standing.merge(second.standing), fresh=fresh),
-        signal_spread=joined,
+    standing = replace(first.standing.merge(second.standing), fresh=fresh)
+    return Gradient.join([replace(part, standing=standing) for part in kept])
+
+
+def _bound_parts(parts: Sequence[Gradient]) -> list[Gradient]:
+    """Return the parts with a factor, as many as are told apart, and what has none as one."""
+    loose = [part for part in parts if part.factor is None]
+    kept = [part for part in parts if part.factor is not None]
+    while len(kept) > MOST_PARTS:
+        # The first have come through the same branches for longest, and are most alike.
+        kept = [_add_signals(kept[:2], _mix_factors(*kept[:2])), *kept[2:]]
+    return [*kept, _add_signals(loose, None)] if loose else kept
+
+
+def _add_signals(parts: Sequence[Gradient], factor: Factor | None) -> Gradient:
+    """Return the sum of gradients as one part, with a factor for what they were multiplied with."""
+    if len(parts) == 1:
+        return parts[0]
+    first, second = parts
+    pairs = first.pairs + second.pairs
+    sizes = [part.pairs.mean for part in parts]
+    return replace(
+        first,
+        signal=pairs if factor is None else factor.divide(pairs),
+        factor=factor,
+        signal_spread=join_spreads([part.signal_spread for part in parts], sizes),
     )
+
+
+def _mix_factors(first: Gradient, second: Gradient) -> Factor:
+    """Return the factor of a sum of two gradients: its square is the average of theirs.
+
+    One gradient may be larger at each position, the other where positions go together (below a
+    global pooling, say): the average is taken for either by itself.
+    """
+    one, other = first.factor, second.factor
+    assert one is not None
+    assert other is not None
+    alone = first.signal.mean, second.signal.mean
+    together = first.signal.size_apart(), second.signal.size_apart()
+    roots = [f.mean if f.square is None else f.square.root() for f in (one, other)]
+    mixed = roots[0].mix(roots[1], alone)
+    mean = one.mean.mix(other.mean, together) if sum(together) else mixed
+    return Factor(field=one.field, mean=mean, square=mixed * mixed)
 
 
 def _add_factors(first: Gradient, second: Gradient) -> Gradient | None:
     """Return the sum of two gradients that are one signal times functions of one field."""
     a, b = first.factor, second.factor
-    if first.signal is not second.signal or (a is None) != (b is None):
+    if first.signal is not second.signal or first.rest or second.rest or (a is None) != (b is None):
         return None
     if a is None or b is None:
         return replace(first, signal=first.signal * 4.0)

@@ -75,12 +75,20 @@ class Field:
         A vector of fixed length is a Gaussian whose squared scale has its variance taken out:
         E f = M(1) - narrowing / 2 M''(1), where M(λ) is the Gaussian expectation at scale λ.
         """
-        level = compute(replace(self, narrowing=0.0))
         if not self.narrowing:
-            return level
-        up, down = compute(self.rescale(1 + LAMBDA)), compute(self.rescale(1 - LAMBDA))
+            return compute(self)
+        level = compute(self._gaussian)
+        up, down = (compute(field) for field in self._neighbours)
         bend: E = (up + down - level * 2.0) * (self.narrowing / (2 * LAMBDA**2))
         return level - bend
+
+    @cached_property
+    def _gaussian(self) -> Field:
+        return replace(self, narrowing=0.0)
+
+    @cached_property
+    def _neighbours(self) -> tuple[Field, Field]:
+        return self.rescale(1 + LAMBDA), self.rescale(1 - LAMBDA)
 
     @cached_property
     def is_centred(self) -> bool:
@@ -132,7 +140,13 @@ class Field:
 
     def expand(self, function: Pointwise) -> Tensor:
         """Return the Hermite coefficients E[f(x) h_k(z)] of each kind of position, k ≤ ORDER."""
-        return self.evaluate(function) @ _hermite().T
+        if function not in self._expanded:
+            self._expanded[function] = self.evaluate(function) @ _hermite().T
+        return self._expanded[function]
+
+    @cached_property
+    def _expanded(self) -> dict[Pointwise, Tensor]:
+        return {}
 
     def expect_pairs(self, first: Pointwise, second: Pointwise | None = None) -> Pairs:
         """Return E f(x_p) g(x_p') for all pairs; ``second`` is ``first`` if not given."""

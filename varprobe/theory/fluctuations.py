@@ -15,6 +15,7 @@ fluctuations of every layer above: `tilt` is the exponent with which it follows 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -225,7 +226,7 @@ class Activation:
         """Return the relative covariance of the pooled φ² and a² over the units."""
         first = expand_at(function * function, self.scale, self.mean)
         second = expand_at(square, self.scale, self.mean)
-        product = float(first[0] * second[0])
+        product = max(float(first[0] * second[0]), TINY)
         powers = self.mixture.correlations[:, None] ** torch.arange(len(first))
         same = expect_at(function * function * square, self.scale, self.mean)
         apart = powers @ (first * second)
@@ -274,6 +275,17 @@ class _Series:
     def growth(self) -> float:
         """D ln E f(u) / d ln q."""
         return float(self.coefficients[2]) / math.sqrt(2) / max(float(self.coefficients[0]), TINY)
+
+
+def join_spreads(spreads: Sequence[GradientSpread], sizes: Sequence[float]) -> GradientSpread:
+    """Return the spread of a sum of gradients that come from one above and scatter together."""
+    total = max(sum(sizes), TINY)
+    shares = [size / total for size in sizes]
+    pairs = list(zip(shares, spreads, strict=True))
+    main = spreads[shares.index(max(shares))]
+    deviation = sum(share * math.sqrt(spread.relative_variance) for share, spread in pairs)
+    gram = sum(share**2 * spread.gram for share, spread in pairs)
+    return replace(main, kernel=deviation**2, own=0.0, gram=gram)
 
 
 def descend(

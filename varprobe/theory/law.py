@@ -19,10 +19,13 @@ from torch import Tensor
 
 from varprobe.initializers.laws import WeightLaw
 from varprobe.theory.expectations import Field
-from varprobe.theory.fluctuations import Activation, GradientSpread, Spread
+from varprobe.theory.fluctuations import Activation, GradientSpread, Spread, join_spreads
 from varprobe.theory.layout import Layout, Role
 from varprobe.theory.pairs import Pairs
 from varprobe.theory.pointwise import IDENTITY, Pointwise
+
+FLAT = 1e-6
+"""Share of its largest value below which an expected factor is rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +240,13 @@ class Factor:
         """E of the product of the factors at all pairs of positions."""
         return self.weigh(None)
 
+    def divide(self, pairs: Pairs) -> Pairs:
+        """Return the signal that has these pairs once it is multiplied with the factor."""
+        expected = self.pairs.values
+        floor = FLAT * float(expected.abs().max().clamp_min(1e-300))
+        kept = torch.where(expected.abs() < floor, floor, expected)
+        return pairs.map(lambda values: values / kept)
+
     def weigh(self, by: Pointwise | None) -> Pairs:
         """Return `pairs` with each factor multiplied by a function of its element."""
         mean = self.mean if by is None else self.mean * by
@@ -261,6 +271,8 @@ class Gradient:
         What the signal was multiplied with since it met a weight; None for 1.
     signal_spread : GradientSpread
         How the second moment of the signal scatters at finite width.
+    rest : Gradient or None
+        A further part of the gradient, uncorrelated with this one, with a factor of its own.
     """
 
     layout: Layout
@@ -268,15 +280,35 @@ class Gradient:
     factor: Factor | None = None
     standing: Standing = dataclasses.field(default_factory=Standing)
     signal_spread: GradientSpread
+    rest: Gradient | None = None
+
+    @classmethod
+    def join(cls, parts: Sequence[Gradient]) -> Gradient:
+        """Return the sum of uncorrelated gradients of one part each."""
+        first, *others = parts
+        return replace(first, rest=cls.join(others)) if others else first
+
+    @property
+    def parts(self) -> list[Gradient]:
+        """The parts, each by itself."""
+        if self.rest is None:
+            return [self]
+        return [replace(self, rest=None), *self.rest.parts]
 
     @cached_property
     def pairs(self) -> Pairs:
         """E[g_p g_p'] of all pairs of positions."""
-        return self.signal if self.factor is None else self.signal * self.factor.pairs
+        own = self.signal if self.factor is None else self.signal * self.factor.pairs
+        return own if self.rest is None else own + self.rest.pairs
 
     @cached_property
     def spread(self) -> GradientSpread:
         """How the second moment scatters at finite width."""
+        if self.rest is not None:
+            parts = self.parts
+            return join_spreads(
+                [part.spread for part in parts], [part.pairs.mean for part in parts]
+            )
         if self.factor is None:
             return self.signal_spread
         activation = Activation(self.factor.field, self.layout.count(Role.FEATURE))
@@ -287,16 +319,24 @@ class Gradient:
     def times(self, field: Field, slope: Pointwise, square: Pointwise | None = None) -> Gradient:
         """Return the gradient multiplied by a (random) function of the elements of ``field``."""
         step = Factor(field=field, mean=slope, square=square)
-        if self.factor is not None and self.factor.field is field:
-            return replace(self, factor=self.factor.times(step))
-        settled = self.settle()
-        return replace(settled, factor=step)
+        return Gradient.join(
+            [
+                replace(part, factor=step if part.factor is None else part.factor.times(step))
+                for part in self.look_at(field).parts
+            ]
+        )
+
+    def look_at(self, field: Field) -> Gradient:
+        """Return the gradient, forgetting its factors but for those of ``field``."""
+        kept = [p for p in self.parts if p.factor is not None and p.factor.field is field]
+        others = [p for p in self.parts if p.factor is None or p.factor.field is not field]
+        return Gradient.join([*kept, Gradient.join(others).settle()]) if others else self
 
     def settle(self) -> Gradient:
         """Return the gradient as a signal, forgetting what it was multiplied with."""
-        if self.factor is None:
+        if self.factor is None and self.rest is None:
             return self
-        return replace(self, signal=self.pairs, factor=None, signal_spread=self.spread)
+        return replace(self, signal=self.pairs, factor=None, signal_spread=self.spread, rest=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ and with an average other one (`varprobe.theory.profile`). Rules see this interf
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -176,6 +177,12 @@ class Pairs(ABC):
     def total(self) -> float:
         """Return the sum over all pairs of (sample, position) in a batch."""
         return self.samples * float(self.row_sums().sum(dtype=torch.float64))
+
+    def size_apart(self) -> float:
+        """Return the root mean square over pairs of different (sample, position), times a count."""
+        squares = self.map(torch.square)
+        alone = self.samples * float(squares.second_moments.sum(dtype=torch.float64))
+        return math.sqrt(max(0.0, squares.total() - alone))
 
     def average(self) -> float:
         """Return the mean over all pairs of (sample, position) in a batch."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from varprobe.errors import MissingRuleError
+from varprobe.theory.curves import interpolate
 from varprobe.theory.expectations import Field
 from varprobe.theory.explicit import ExplicitPairs
 from varprobe.theory.law import Downstream, Gradient, Law, Step, Value
@@ -93,7 +94,7 @@ class Largest:
         density = torch.exp(-((values / self.spreads[0]) ** 2) / 2)
         inside = density > 1e-12
         chance = mass[0][inside] / density[inside]
-        return _interpolate(value, values[inside], chance / chance.max()).clamp(0, 1)
+        return interpolate(value, values[inside], chance / chance.max()).clamp(0, 1)
 
     def bend(self, g: Tensor) -> Tensor:
         """Return the quantile of the maximum where a standard normal has value g."""
@@ -102,15 +103,7 @@ class Largest:
         # Rounding makes the tail a plateau: the middle of each cell keeps the quantiles apart.
         below = total.cumsum(0) - total / 2
         inside = (below > 1e-10) & (below < 1 - 1e-10)
-        return _interpolate(g, torch.special.ndtri(below[inside]), values[inside])
-
-
-def _interpolate(x: Tensor, nodes: Tensor, values: Tensor) -> Tensor:
-    """Return values linear between the nodes, and continued beyond them with the last slope."""
-    right = torch.searchsorted(nodes, x.contiguous()).clamp(1, len(nodes) - 1)
-    left = right - 1
-    slope = (values[right] - values[left]) / (nodes[right] - nodes[left])
-    return values[left] + slope * (x - nodes[left])
+        return interpolate(g, torch.special.ndtri(below[inside]), values[inside])
 
 
 @rule(aten.max_pool1d, aten.max_pool2d, aten.max_pool3d)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -187,14 +189,17 @@ def _scale(x: Law, centres: Tensor, scales: Tensor, affine: Affine) -> Law:
 
 def _affine_moments(gradient: Gradient, output: Law, affine: Affine) -> tuple[Pairs, Pairs]:
     """Return the pairs of (gradient x normalized value) and of the gradient."""
-    factor = gradient.factor
     gamma = affine.gamma or 1.0
 
     def unit(v: Tensor) -> Tensor:
         return (output.function(v) - affine.beta) / gamma
 
-    if factor is not None and factor.field is output.field:
-        return gradient.signal * factor.weigh(Pointwise(unit)), gradient.pairs
     shift = output.means - affine.beta
     unscaled = output.pairs.add_product(output.means, output.means, -1.0).add_product(shift, shift)
-    return gradient.pairs * unscaled * (1 / gamma**2), gradient.pairs
+    products = [
+        part.pairs * unscaled * (1 / gamma**2)
+        if part.factor is None
+        else part.signal * part.factor.weigh(Pointwise(unit))
+        for part in gradient.look_at(output.field).parts
+    ]
+    return reduce(add, products), gradient.pairs

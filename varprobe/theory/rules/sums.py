@@ -12,12 +12,15 @@ from varprobe.errors import MissingRuleError
 from varprobe.theory.expectations import Field
 from varprobe.theory.fluctuations import Mixture, Spread, realize
 from varprobe.theory.law import Downstream, Gradient, Known, Law, Noise, Step, Value
-from varprobe.theory.pointwise import scale_by
+from varprobe.theory.pointwise import IDENTITY, scale_by
 from varprobe.theory.rules.pointwise import apply_pointwise
 from varprobe.theory.rules.reading import read_like
 from varprobe.theory.rules.registry import rule
+from varprobe.theory.superposition import superpose
 
 aten = torch.ops.aten
+
+APPROXIMATE = "a sum of functions of Gaussian arrays: Gaussian copula"
 
 
 @rule(aten.add.Tensor, aten.add_.Tensor)
@@ -63,23 +66,58 @@ def add_branches(x: Law, y: Law, alpha: float) -> Step:
     """
     if x.layout != y.layout or not x.standing.is_uncorrelated(y.standing):
         raise MissingRuleError("branches meet that are not independent")
+    zero = _add_nothing(x, y, alpha)
+    if zero is not None:
+        return zero
     first, second = x.settle(), y.settle()
     pairs = first.pairs + second.pairs * alpha**2
     pairs = pairs.add_product(first.means, second.means, alpha)
     pairs = pairs.add_product(second.means, first.means, alpha)
+    means = first.means + alpha * second.means
     standing = x.standing.merge(y.standing)
+    standing = replace(standing, fresh=x.standing.fresh & y.standing.fresh)
+    found = superpose(x, y, alpha, pairs, means)
     output = Law(
         layout=x.layout,
-        field=Field(pairs, first.means + alpha * second.means, first.gaussian and second.gaussian),
-        standing=replace(standing, fresh=x.standing.fresh & y.standing.fresh),
+        field=Field(pairs, means, gaussian=False) if found is None else found.field,
+        function=IDENTITY if found is None else found.function,
+        standing=standing,
         field_spread=_join_spreads(x, y, alpha),
     )
+    if not output.is_field:
+        output = replace(output, standing=standing.approximate(APPROXIMATE))
 
     def backward(gradient: Gradient) -> Sequence[Downstream]:
-        scaled = gradient if alpha == 1.0 else gradient.times(output.field, scale_by(alpha))
-        return [gradient, scaled]
+        sides = [
+            gradient if found is None or not _looks_inside(law) else found.share(gradient, index)
+            for index, law in enumerate((x, y))
+        ]
+        if alpha != 1.0:
+            sides[1] = sides[1].times(y.field, scale_by(alpha))
+        return sides
 
     return Step(output, backward)
+
+
+def _add_nothing(x: Law, y: Law, alpha: float) -> Step | None:
+    """Return the sum if one branch is zero, as where the last weight of a branch starts there."""
+    if not y.pairs.mean:
+        law = x
+    elif not x.pairs.mean and alpha == 1.0:
+        law = y
+    else:
+        return None
+    standing = replace(x.standing.merge(y.standing), fresh=law.standing.fresh)
+
+    def backward(gradient: Gradient) -> Sequence[Downstream]:
+        return [gradient, gradient.times(y.field, scale_by(alpha)) if alpha != 1.0 else gradient]
+
+    return Step(replace(law, standing=standing), backward)
+
+
+def _looks_inside(law: Law) -> bool:
+    """Tell whether what made an array asks how its gradient depends on it: a function, a norm."""
+    return not law.is_field or law.field_spread.pinned
 
 
 def _join_spreads(x: Law, y: Law, alpha: float) -> Spread:
