@@ -13,7 +13,9 @@ from varprobe.errors import MissingRuleError
 from varprobe.theory.explicit import independent
 from varprobe.theory.fluctuations import GradientSpread
 from varprobe.theory.law import Backward, Gradient, Law, Noise, Unknown, Value, WeightGradient
+from varprobe.theory.parts import add_parts
 from varprobe.theory.propagation import Forward
+from varprobe.theory.rules.contraction import realize_gradient
 from varprobe.theory.rules.reading import default_feature_dim, read_law
 from varprobe.theory.tracer import Slot, Tape
 
@@ -96,7 +98,7 @@ def add_gradients(first: Arriving, second: Arriving) -> Arriving:
         )
     assert isinstance(first, Gradient)
     assert isinstance(second, Gradient)
-    merged = _add_factors(first, second)
+    merged = _add_factors(first, second) or add_parts(first, second)
     if merged is not None:
         return merged
     if not first.standing.is_uncorrelated(second.standing):
@@ -105,20 +107,19 @@ def add_gradients(first: Arriving, second: Arriving) -> Arriving:
     sizes = [part.signal.mean for part in parts]
     total = max(sum(sizes), 1e-300)
     shares = [size / total for size in sizes]
-    spreads = [part.signal_spread for part in parts]
+    spreads = [realize_gradient(part) for part in parts]
     main = spreads[shares.index(max(shares))]
     # Both come from the same gradient above and scatter together.
     deviation = sum(
-        share * math.sqrt(spread.relative_variance)
-        for share, spread in zip(shares, spreads, strict=True)
+        share * math.sqrt(spread.kernel) for share, spread in zip(shares, spreads, strict=True)
     )
+    projected = sum(s * p.projected for s, p in zip(shares, spreads, strict=True))
     gram = sum(share**2 * spread.gram for share, spread in zip(shares, spreads, strict=True))
-    joined = replace(main, kernel=deviation**2, own=0.0, gram=gram)
-    fresh = first.standing.fresh & second.standing.fresh
+    joined = replace(main, kernel=deviation**2, own=0.0, gram=gram, projected=projected)
     return Gradient(
         layout=first.layout,
         signal=parts[0].signal + parts[1].signal,
-        standing=replace(first.standing.merge(second.standing), fresh=fresh),
+        standing=first.standing.add(second.standing),
         signal_spread=joined,
     )
 

@@ -215,10 +215,12 @@ def _read_sources(tape: Tape, parameters: list[Parameter]) -> dict[int, Value]:
             )
         elif tensor.is_meta and number in tape.inputs:
             sources[number] = (
-                Noise(tuple(tensor.shape)) if tensor.is_floating_point() else Ignored()
+                Noise(tuple(tensor.shape))
+                if tensor.is_floating_point()
+                else Ignored(tuple(tensor.shape))
             )
         elif tensor.is_meta:
-            sources[number] = Ignored()
+            sources[number] = Ignored(tuple(tensor.shape))
         else:
             sources[number] = Known(tensor)
     return sources

@@ -27,6 +27,7 @@ from varprobe.theory.law import (
     uniform_pairs,
 )
 from varprobe.theory.layout import Role
+from varprobe.theory.lengths import find_loose, vary_length
 from varprobe.theory.pairs import Pairs
 from varprobe.theory.pointwise import Pointwise
 from varprobe.theory.rules.contraction import realize_gradient
@@ -140,8 +141,10 @@ def normalize(
     def backward(gradient: Gradient) -> Sequence[Downstream]:
         standing = gradient.standing.inherit(x.standing)
         signal = gradient.pairs * (affine.gamma**2)
+        if inner == 1:
+            signal = signal * _project_out(x, centres, scales, gradient, centred=centred)
         # The norm divides by the scale of what came in.
-        spread = replace(gradient.settle().signal_spread, tilt=-1.0, echo=0.0)
+        spread = replace(gradient.settle().signal_spread, tilt=-1.0, echo=0.0, projected=1.0)
         down = Gradient(
             layout=x.layout,
             signal=signal.scale(scales),
@@ -158,6 +161,27 @@ def normalize(
         return found
 
     return Step(output, backward)
+
+
+def _project_out(
+    x: Law, centres: Tensor, scales: Tensor, gradient: Gradient, *, centred: bool
+) -> Pairs:
+    """Return what the norm does to a gradient beside its scale, to first order in 1/n.
+
+    It takes off the gradient's part along x and along the mean, and it divides by the length that x
+    has, not by the expected one.
+    """
+    unit = x.pairs.add_product(x.means, centres, -1.0).add_product(centres, x.means, -1.0)
+    unit = unit.add_product(centres, centres).scale(scales)
+    loose, done = find_loose(x), gradient.settle().signal_spread.projected
+    # What a norm above took off is not there to be taken off again, but for what came in between.
+    along = (1 - done + done * loose) / x.features
+    shift, short = ((1 - done) / x.features, loose / x.features) if centred else (0.0, 0.0)
+    excess = vary_length(x)
+    # E 1 / (s_i s_j) of lengths that scatter alone.
+    apart = (1 + 0.75 * excess) / (1 - short)
+    kept = unit.map(lambda c: (1 - shift - along * c * c) * apart)
+    return kept.with_diagonal(kept.second_moments * ((1 + excess) / (1 + 0.75 * excess)))
 
 
 def _scale(x: Law, centres: Tensor, scales: Tensor, affine: Affine) -> Law:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +11,10 @@ from varprobe.errors import MissingRuleError
 from varprobe.theory.expectations import Field
 from varprobe.theory.fluctuations import Mixture, Spread, realize
 from varprobe.theory.law import Downstream, Gradient, Known, Law, Noise, Step, Value
+from varprobe.theory.lengths import add_lengths, add_loose
 from varprobe.theory.pointwise import scale_by
+from varprobe.theory.rules.broadcast import align
+from varprobe.theory.rules.mixtures import add_mixed
 from varprobe.theory.rules.pointwise import apply_pointwise
 from varprobe.theory.rules.reading import read_like
 from varprobe.theory.rules.registry import rule
@@ -23,19 +25,33 @@ aten = torch.ops.aten
 @rule(aten.add.Tensor, aten.add_.Tensor)
 def add(x: Value, y: Value, alpha: float = 1.0) -> Step:
     """Return x + alpha y."""
-    branches = _as_branches(x, y)
-    if branches is not None:
-        return add_branches(*branches, alpha)
-    return apply_pointwise(aten.add.Tensor, (x, y), {"alpha": alpha})
+    return _aligned(x, y, alpha) or apply_pointwise(aten.add.Tensor, (x, y), {"alpha": alpha})
 
 
 @rule(aten.sub.Tensor, aten.sub_.Tensor)
 def subtract(x: Value, y: Value, alpha: float = 1.0) -> Step:
     """Return x - alpha y."""
-    branches = _as_branches(x, y)
-    if branches is not None:
-        return add_branches(*branches, -alpha)
-    return apply_pointwise(aten.sub.Tensor, (x, y), {"alpha": alpha})
+    return _aligned(x, y, -alpha) or apply_pointwise(aten.sub.Tensor, (x, y), {"alpha": alpha})
+
+
+def _aligned(x: Value, y: Value, alpha: float) -> Step | None:
+    """Return the sum of two arrays that are not functions of one field, None if there are none."""
+    steps = align(x, y)
+    if steps is None:
+        branches = _as_branches(x, y)
+        return None if branches is None else _sum(*branches, alpha)
+    first, second = steps
+    total = _sum(first.output, second.output, alpha)  # type: ignore[arg-type]
+
+    def backward(gradient: Gradient) -> Sequence[Downstream]:
+        parts = total.backward(gradient)  # type: ignore[misc]
+        return [step.backward(part)[0] for step, part in zip(steps, parts, strict=True)]  # type: ignore[misc]
+
+    return Step(total.output, backward)
+
+
+def _sum(x: Law, y: Law, alpha: float) -> Step:
+    return add_mixed(x, y, alpha) or add_branches(x, y, alpha)
 
 
 def _as_branches(x: Any, y: Any) -> tuple[Law, Law] | None:
@@ -67,11 +83,11 @@ def add_branches(x: Law, y: Law, alpha: float) -> Step:
     pairs = first.pairs + second.pairs * alpha**2
     pairs = pairs.add_product(first.means, second.means, alpha)
     pairs = pairs.add_product(second.means, first.means, alpha)
-    standing = x.standing.merge(y.standing)
+    standing = x.standing.add(y.standing)
     output = Law(
         layout=x.layout,
         field=Field(pairs, first.means + alpha * second.means, first.gaussian and second.gaussian),
-        standing=replace(standing, fresh=x.standing.fresh & y.standing.fresh),
+        standing=standing,
         field_spread=_join_spreads(x, y, alpha),
     )
 
@@ -93,4 +109,10 @@ def _join_spreads(x: Law, y: Law, alpha: float) -> Spread:
     mixed = 4 * parts[0][0] * parts[1][0] * product / x.features
     kernel = sum(size**2 * spread.kernel for size, spread in parts) + mixed
     gram = sum(size**2 * spread.gram for size, spread in parts)
-    return Spread(kernel=kernel / total**2, gram=gram / total**2)
+    sizes = [(parts[0][0], x), (parts[1][0], y)]
+    return Spread(
+        kernel=kernel / total**2,
+        gram=gram / total**2,
+        length=add_lengths(sizes),
+        loose=add_loose(sizes),
+    )
