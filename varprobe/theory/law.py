@@ -105,6 +105,8 @@ class Law:
         That of the array itself, where it is not made by the function alone.
     mixing : Mixing or None
         Which features of a linear layer it holds; `mixed` says whether it still does.
+    statistic : Field or None
+        The field over whose features it is an average, a sure number at each position.
     """
 
     layout: Layout
@@ -115,6 +117,7 @@ class Law:
     field_spread: Spread
     pooled_spread: Spread | None = None
     mixing: Mixing | None = None
+    statistic: Field | None = None
 
     @property
     def mixed(self) -> Mixing | None:

@@ -135,7 +135,24 @@ class CrossAttention(Attention):
         return self.head(y.transpose(1, 2).flatten(2))
 
 
+class NormsByHand(Model):
+    """A layer norm and an RMS norm, as they are written by hand."""
+
+    def __init__(self):
+        super().__init__(2 * WIDTH)
+        self.second = nn.Linear(2 * WIDTH, 2 * WIDTH)
+        self.scale = nn.Parameter(torch.ones(2 * WIDTH))
+
+    def forward(self, x):
+        h = self.layer(x)
+        centred = h - h.mean(-1, keepdim=True)
+        h = self.second(centred / torch.sqrt(centred.pow(2).mean(-1, keepdim=True) + 1e-5))
+        h = self.scale * (h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + 1e-6))
+        return self.head(h)
+
+
 CASES = {
+    NormsByHand: draw_sites,
     Embeddings: draw_tokens,
     PositionParameter: draw_sites,
     ClassToken: draw_sites,

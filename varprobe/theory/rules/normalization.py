@@ -136,6 +136,22 @@ def normalize(
     centres = pool(x.means) if centred else torch.zeros_like(x.means)
     variances = pool(x.pairs.second_moments) - centres.square()
     scales = (variances + eps).rsqrt()
+    return rescale(
+        x, centres, scales, affine, inner=inner, centred=centred, per_position=per_position
+    )
+
+
+def rescale(
+    x: Law,
+    centres: Tensor,
+    scales: Tensor,
+    affine: Affine,
+    *,
+    inner: int = 1,
+    centred: bool,
+    per_position: bool = True,
+) -> Step:
+    """Return (x - centre) scale, then the affine map, for statistics of x at each position."""
     output = _scale(x, centres, scales, affine)
 
     def backward(gradient: Gradient) -> Sequence[Downstream]:

@@ -17,6 +17,11 @@ from varprobe.theory.lengths import multiply_lengths
 from varprobe.theory.rules.mixtures import carry, weigh_by_table
 from varprobe.theory.rules.pointwise import apply_pointwise
 from varprobe.theory.rules.registry import rule
+from varprobe.theory.rules.statistics import (
+    divide_by_statistic,
+    is_statistic,
+    multiply_by_statistic,
+)
 
 aten = torch.ops.aten
 
@@ -29,6 +34,8 @@ def multiply(x: Value | float, y: Value | float) -> Step:
             continue
         if isinstance(other, Known) and other.tensor.numel() > 1:
             return _place(weigh_by_table(law, other.tensor), first=first)
+        if is_statistic(other, law) and isinstance(other, Law):
+            return _place(multiply_by_statistic(law, other), first=first)
         number = _read_number(other)
         if number is not None:
             step = apply_pointwise(aten.mul.Tensor, (x, y), {})
@@ -36,6 +43,20 @@ def multiply(x: Value | float, y: Value | float) -> Step:
     if isinstance(x, Law) and isinstance(y, Law) and x.field is not y.field:
         return gate(x, y)
     return apply_pointwise(aten.mul.Tensor, (x, y), {})
+
+
+@rule(aten.div.Tensor, aten.div_.Tensor)
+def divide(x: Value, y: Value | float) -> Step:
+    """Return x / y."""
+    if isinstance(x, Law):
+        if isinstance(y, Law) and is_statistic(y, x):
+            return divide_by_statistic(x, y)
+        if isinstance(y, Known) and y.tensor.numel() > 1:
+            return weigh_by_table(x, 1 / y.tensor.double())
+        number = _read_number(y)
+        if number:
+            return carry(apply_pointwise(aten.div.Tensor, (x, y), {}), x, 1 / number)
+    return apply_pointwise(aten.div.Tensor, (x, y), {})
 
 
 @rule(aten.neg)

@@ -18,6 +18,7 @@ from varprobe.theory.rules.mixtures import add_mixed
 from varprobe.theory.rules.pointwise import apply_pointwise
 from varprobe.theory.rules.reading import read_like
 from varprobe.theory.rules.registry import rule
+from varprobe.theory.rules.statistics import is_statistic, subtract_statistic
 
 aten = torch.ops.aten
 
@@ -36,6 +37,8 @@ def subtract(x: Value, y: Value, alpha: float = 1.0) -> Step:
 
 def _aligned(x: Value, y: Value, alpha: float) -> Step | None:
     """Return the sum of two arrays that are not functions of one field, None if there are none."""
+    if isinstance(x, Law) and isinstance(y, Law) and is_statistic(y, x):
+        return subtract_statistic(x, y, -alpha)
     steps = align(x, y)
     if steps is None:
         branches = _as_branches(x, y)
