@@ -13,6 +13,7 @@ from varprobe.errors import MissingRuleError
 from varprobe.theory.explicit import independent
 from varprobe.theory.fluctuations import GradientSpread
 from varprobe.theory.law import Backward, Gradient, Law, Noise, Unknown, Value, WeightGradient
+from varprobe.theory.layout import Role
 from varprobe.theory.parts import add_parts
 from varprobe.theory.propagation import Forward
 from varprobe.theory.rules.contraction import realize_gradient
@@ -115,6 +116,7 @@ def add_gradients(first: Arriving, second: Arriving) -> Arriving:
     )
     projected = sum(s * p.projected for s, p in zip(shares, spreads, strict=True))
     gram = sum(share**2 * spread.gram for share, spread in zip(shares, spreads, strict=True))
+    gram += 2 * shares[0] * shares[1] / first.layout.count(Role.FEATURE)
     joined = replace(main, kernel=deviation**2, own=0.0, gram=gram, projected=projected)
     return Gradient(
         layout=first.layout,

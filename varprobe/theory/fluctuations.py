@@ -305,6 +305,25 @@ def descend(
     )
 
 
+def share_tilt(
+    spread: GradientSpread, share: float, total: Spread, branch: Spread
+) -> GradientSpread:
+    """Return a gradient's spread at one branch of a sum, its tilt turned from that to the branch.
+
+    Parameters
+    ----------
+    spread : GradientSpread
+        At the sum.
+    share : float
+        Share of the branch in the sum's second moment.
+    total, branch : Spread
+        Of the arrays.
+    """
+    tilt = spread.tilt * share
+    inherited = spread.tilt**2 * total.kernel - tilt**2 * branch.kernel
+    return replace(spread, tilt=tilt, rest=spread.rest + max(0.0, inherited), echo=0.0)
+
+
 def scatter_products(
     gradient: Pairs, spread: GradientSpread, inputs: Pairs, below: Spread, total: float
 ) -> Spread:

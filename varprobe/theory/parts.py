@@ -49,6 +49,7 @@ def _join(first: Gradient, second: Gradient) -> Gradient:
     deviation = sum(s * math.sqrt(p.kernel) for s, p in zip(shares, spreads, strict=True))
     projected = sum(s * p.projected for s, p in zip(shares, spreads, strict=True))
     gram = sum(s**2 * p.gram for s, p in zip(shares, spreads, strict=True))
+    gram += 2 * shares[0] * shares[1] / units
     return replace(
         first,
         signal=first.signal + second.signal,

@@ -10,7 +10,7 @@ formula. Draws come from a generator of their own and are the same for the same 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,11 +50,26 @@ class Returned:
         Pairs of the layer's features.
     products : float
         Second moment of the gradient of the layer's weights.
+    kernel : float
+        Relative variance of the second moment over draws.
+    averaged : bool
+        Whether the gradient that came in was averaged over, not drawn.
     """
 
     mixed: Tensor
     plain: Tensor
     products: float
+    kernel: float
+    averaged: bool = False
+
+    def scale(self, level: float) -> Returned:
+        """Return the same for a gradient that is ``level`` times as large, squared."""
+        return replace(
+            self,
+            mixed=self.mixed * level,
+            plain=self.plain * level,
+            products=self.products * level,
+        )
 
 
 @dataclass(frozen=True)
@@ -91,13 +106,8 @@ class VirtualLayer:
         draw = _Draw(self)
         same = [draw.gram(s, s) for s in (0, 1)]
         differ = draw.gram(0, 1)
-        levels = torch.stack([g.diagonal(dim1=-2, dim2=-1).mean(-1) for g in same]).mean(0).double()
         pairs = _pool(differ, (same[0] + same[1]) / 2)
-        # Some heads pass more than others, and all of them more for some inputs.
-        apart = levels.var(1).mean()
-        common = (levels.mean(1).var(0) - apart / HEADS).clamp_min(0)
-        kernel = (common + apart / self.query.heads) / levels.mean().square().clamp_min(1e-300)
-        return Output(pairs, float(kernel))
+        return Output(pairs, _vary(same, self.query.heads))
 
     def backward(self, signal: Tensor) -> tuple[Returned, Returned, Returned]:
         """Return the gradients of the streams, given the pairs (2, P, P) of that of the output."""
@@ -105,13 +115,11 @@ class VirtualLayer:
         if level <= 0:
             raise MissingRuleError("no gradient comes back to attention")
         draw = _Draw(self)
-        found = draw.go_back(
-            (signal / level).float(),
-            draw_pairs(signal / level, draw.generator, (draw.draws, HEADS), self.value.features),
-        )
-        return tuple(  # type: ignore[return-value]
-            Returned(r.mixed * level, r.plain * level, r.products * level) for r in found
-        )
+        unit = signal / level
+        lead = (draw.draws, HEADS)
+        drawn = draw_pairs(unit, draw.generator, lead, self.value.features)
+        to_query, to_key, to_value = draw.go_back(unit.float(), drawn)
+        return to_query.scale(level), to_key.scale(level), to_value.scale(level)
 
 
 class _Draw:
@@ -185,7 +193,8 @@ class _Draw:
         pairs = _pool(grams[2], (grams[0] + grams[1]) / 2)
         known = pairs if stream.mixing.index is not None else _measure(mixed)
         products = self._multiply(x, grams)
-        return Returned(known * shared, pairs * shared, products * shared)
+        kernel = _vary(grams[:2], self.layer.query.heads)
+        return Returned(known * shared, pairs * shared, products * shared, kernel)
 
     def _return_values(self, signal: Tensor, shared: int) -> Returned:
         passed = self.passed.mT
@@ -194,7 +203,9 @@ class _Draw:
             for s, t, b in ((0, 0, 1), (1, 1, 1), (0, 1, 0))
         ]
         pairs = _pool(grams[2], (grams[0] + grams[1]) / 2) * shared
-        return Returned(pairs, pairs, self._multiply(self.inputs[2], grams) * shared)
+        kernel = _vary(grams[:2], self.layer.query.heads)
+        products = self._multiply(self.inputs[2], grams) * shared
+        return Returned(pairs, pairs, products, kernel, averaged=True)
 
     def _multiply(self, x: Tensor, grams: list[Tensor]) -> float:
         """Return the mean square of Σ g x over all samples and positions, given Grams of g."""
@@ -205,6 +216,17 @@ class _Draw:
             for g, k in zip(grams, inputs, strict=True)
         )
         return max(0.0, count * (same + other) / 2 + count * (count - 1) * differ)
+
+
+def _vary(same: list[Tensor], heads: int) -> float:
+    """Return the relative variance of the second moment over draws, given Grams of two samples.
+
+    Some heads pass more than others, and all of them more for some inputs.
+    """
+    levels = torch.stack([g.diagonal(dim1=-2, dim2=-1).mean(-1) for g in same]).mean(0).double()
+    apart = levels.var(1).mean()
+    common = (levels.mean(1).var(0) - apart / HEADS).clamp_min(0)
+    return float((common + apart / heads) / levels.mean().square().clamp_min(1e-300))
 
 
 def _sandwich(left: Tensor, inner: Tensor, right: Tensor) -> Tensor:

@@ -159,15 +159,18 @@ def _send_back(
     if mixing.index is None:
         pairs = _make_pairs(part.plain, samples)
         awaited = Awaited(pairs, part.products, mixing.used, mixing.count, mixing.count, None)
-    spread = gradient.settle().signal_spread
     signal = _make_pairs(part.mixed, samples)
+    spread = gradient.settle().signal_spread
+    kernel = (1 + spread.kernel) * (1 + part.kernel) - 1
+    # Draws scatter by their number of units already; what is averaged by formula does not.
+    own, gram = 0.0, spread.gram + 2 / law.features
+    if part.averaged:
+        own, gram = scatter_units(signal, spread.gram, law.features), spread.gram
     return Gradient(
         layout=law.layout,
         signal=signal,
         standing=gradient.standing.inherit(law.standing).approximate(SAMPLED),
-        signal_spread=replace(
-            spread, kernel=spread.relative_variance, own=scatter_units(signal, 0.0, law.features)
-        ),
+        signal_spread=replace(spread, kernel=kernel, own=own, gram=gram, tilt=0.0, echo=0.0),
         awaited=awaited,
         products=part.products if awaited is None else None,
     )

@@ -157,10 +157,12 @@ def rescale(
     def backward(gradient: Gradient) -> Sequence[Downstream]:
         standing = gradient.standing.inherit(x.standing)
         signal = gradient.pairs * (affine.gamma**2)
-        if inner == 1:
-            signal = signal * _project_out(x, centres, scales, gradient, centred=centred)
         # The norm divides by the scale of what came in.
         spread = replace(gradient.settle().signal_spread, tilt=-1.0, echo=0.0, projected=1.0)
+        if inner == 1:
+            unit = _find_unit(x, centres, scales)
+            spread = replace(spread, rest=spread.rest + _scatter_lengths(unit, signal, x.features))
+            signal = signal * _project_out(x, unit, gradient, centred=centred)
         down = Gradient(
             layout=x.layout,
             signal=signal.scale(scales),
@@ -179,16 +181,30 @@ def rescale(
     return Step(output, backward)
 
 
-def _project_out(
-    x: Law, centres: Tensor, scales: Tensor, gradient: Gradient, *, centred: bool
-) -> Pairs:
+def _find_unit(x: Law, centres: Tensor, scales: Tensor) -> Pairs:
+    """Return the pairs of the normalized array."""
+    unit = x.pairs.add_product(x.means, centres, -1.0).add_product(centres, x.means, -1.0)
+    return unit.add_product(centres, centres).scale(scales)
+
+
+def _scatter_lengths(unit: Pairs, signal: Pairs, units: int) -> float:
+    """Return by how much the lengths that matter scatter more than those of all positions.
+
+    A gradient that comes back at one token is divided by that token's length alone.
+    """
+    squares = unit.map(torch.square)
+    shares = signal.second_moments.double()
+    shares = shares / shares.mean().clamp_min(1e-300)
+    weighted, pooled = squares.scale(shares).average(), squares.average()
+    return max(0.0, weighted - pooled) * 2 / units
+
+
+def _project_out(x: Law, unit: Pairs, gradient: Gradient, *, centred: bool) -> Pairs:
     """Return what the norm does to a gradient beside its scale, to first order in 1/n.
 
     It takes off the gradient's part along x and along the mean, and it divides by the length that x
     has, not by the expected one.
     """
-    unit = x.pairs.add_product(x.means, centres, -1.0).add_product(centres, x.means, -1.0)
-    unit = unit.add_product(centres, centres).scale(scales)
     loose, done = find_loose(x), gradient.settle().signal_spread.projected
     # What a norm above took off is not there to be taken off again, but for what came in between.
     along = (1 - done + done * loose) / x.features

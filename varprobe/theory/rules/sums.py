@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from varprobe.errors import MissingRuleError
 from varprobe.theory.expectations import Field
-from varprobe.theory.fluctuations import Mixture, Spread, realize
+from varprobe.theory.fluctuations import Mixture, Spread, realize, share_tilt
 from varprobe.theory.law import Downstream, Gradient, Known, Law, Noise, Step, Value
 from varprobe.theory.lengths import add_lengths, add_loose
 from varprobe.theory.pointwise import scale_by
@@ -96,9 +97,21 @@ def add_branches(x: Law, y: Law, alpha: float) -> Step:
 
     def backward(gradient: Gradient) -> Sequence[Downstream]:
         scaled = gradient if alpha == 1.0 else gradient.times(output.field, scale_by(alpha))
-        return [gradient, scaled]
+        total = max(output.pairs.mean, 1e-300)
+        return [
+            _turn_spread(gradient, x, x.pairs.mean / total, output),
+            _turn_spread(scaled, y, alpha**2 * y.pairs.mean / total, output),
+        ]
 
     return Step(output, backward)
+
+
+def _turn_spread(gradient: Gradient, branch: Law, share: float, total: Law) -> Gradient:
+    """Return the gradient of the sum as that of a branch."""
+    if gradient.factor is not None:
+        return gradient
+    spread = share_tilt(gradient.signal_spread, share, total.field_spread, branch.spread)
+    return replace(gradient, signal_spread=spread)
 
 
 def _join_spreads(x: Law, y: Law, alpha: float) -> Spread:
@@ -115,7 +128,7 @@ def _join_spreads(x: Law, y: Law, alpha: float) -> Spread:
     sizes = [(parts[0][0], x), (parts[1][0], y)]
     return Spread(
         kernel=kernel / total**2,
-        gram=gram / total**2,
+        gram=(gram + 2 * parts[0][0] * parts[1][0] / x.features) / total**2,
         length=add_lengths(sizes),
         loose=add_loose(sizes),
     )
