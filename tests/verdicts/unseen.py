@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -56,7 +57,7 @@ def small_u() -> nn.Module:
 
 def autoencoder() -> nn.Module:
     widths = [64, 48, 32, 16, 8, 16, 32, 48, 64]
-    pairs = zip(widths[:-1], widths[1:], strict=True)
+    pairs = itertools.pairwise(widths)
     layers = [layer for a, b in pairs for layer in (nn.Linear(a, b), nn.Sigmoid())]
     return nn.Sequential(*layers)
 

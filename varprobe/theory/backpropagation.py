@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,7 @@ from varprobe.theory.law import (
     Value,
     WeightGradient,
 )
+from varprobe.theory.parts import add_parts, join_gradients
 from varprobe.theory.propagation import Forward
 from varprobe.theory.rules.reading import default_feature_dim, read_law
 from varprobe.theory.tracer import Slot, Tape
@@ -107,7 +109,7 @@ def add_gradients(first: Arriving, second: Arriving) -> Arriving:
         )
     assert isinstance(first, Gradient)
     assert isinstance(second, Gradient)
-    merged = _add_factors(first, second)
+    merged = _add_factors(first, second) or add_parts(first, second)
     if merged is not None:
         return merged
     if not first.standing.is_uncorrelated(second.standing):
@@ -118,9 +120,8 @@ def add_gradients(first: Arriving, second: Arriving) -> Arriving:
         (field,) = fields.values()
         kept = _bound_parts([p for g in (first, second) for p in g.look_at(field).parts])
     else:
-        kept = [_add_signals([first.settle(), second.settle()], None)]
-    fresh = first.standing.fresh & second.standing.fresh
-    standing = replace(first.standing.merge(second.standing), fresh=fresh)
+        kept = [join_gradients(first.settle(), second.settle())]
+    standing = first.standing.add(second.standing)
     return Gradient.join([replace(part, standing=standing) for part in kept])
 
 
@@ -130,22 +131,19 @@ def _bound_parts(parts: Sequence[Gradient]) -> list[Gradient]:
     kept = [part for part in parts if part.factor is not None]
     while len(kept) > MOST_PARTS:
         # The first have come through the same branches for longest, and are most alike.
-        kept = [_add_signals(kept[:2], _mix_factors(*kept[:2])), *kept[2:]]
-    return [*kept, _add_signals(loose, None)] if loose else kept
+        kept = [_mix(*kept[:2]), *kept[2:]]
+    return [*kept, *([functools.reduce(join_gradients, loose)] if loose else [])]
 
 
-def _add_signals(parts: Sequence[Gradient], factor: Factor | None) -> Gradient:
-    """Return the sum of gradients as one part, with a factor for what they were multiplied with."""
-    if len(parts) == 1:
-        return parts[0]
-    first, second = parts
-    pairs = first.pairs + second.pairs
-    sizes = [part.pairs.mean for part in parts]
+def _mix(first: Gradient, second: Gradient) -> Gradient:
+    """Return the sum of two parts as one, with a factor for what they were multiplied with."""
+    factor = _mix_factors(first, second)
+    sizes = [part.pairs.mean for part in (first, second)]
     return replace(
         first,
-        signal=pairs if factor is None else factor.divide(pairs),
+        signal=factor.divide(first.pairs + second.pairs),
         factor=factor,
-        signal_spread=join_spreads([part.signal_spread for part in parts], sizes),
+        signal_spread=join_spreads([part.signal_spread for part in (first, second)], sizes),
     )
 
 

@@ -50,12 +50,19 @@ class Spread:
         the squared second moment.
     pinned : bool
         Whether a norm holds mean and second moment of the array itself where they are.
+    length : float
+        Relative variance of the second moment at one position, where it is more than that of
+        independent Gaussian features (`varprobe.theory.lengths`).
+    loose : float
+        Share of the second moment that no norm below holds where it is.
     """
 
     kernel: float = 0.0
     own: float = 0.0
     gram: float = 0.0
     pinned: bool = False
+    length: float | None = None
+    loose: float = 1.0
 
     @property
     def relative_variance(self) -> float:
@@ -82,12 +89,15 @@ class GradientSpread(Spread):
         The tilt above the last activation, whose units scatter both ways.
     activation : Pointwise or None
         That activation.
+    projected : float
+        Share of the gradient from which a norm above took off the part along the array.
     """
 
     tilt: float = 0.0
     rest: float = 0.0
     echo: float = 0.0
     activation: Pointwise | None = None
+    projected: float = 0.0
 
     def at(self, forward_kernel: float) -> Spread:
         """Return the scatter where the forward kernel has this relative variance."""
@@ -305,6 +315,25 @@ def descend(
         echo=spread.tilt,
         activation=function,
     )
+
+
+def share_tilt(
+    spread: GradientSpread, share: float, total: Spread, branch: Spread
+) -> GradientSpread:
+    """Return a gradient's spread at one branch of a sum, its tilt turned from that to the branch.
+
+    Parameters
+    ----------
+    spread : GradientSpread
+        At the sum.
+    share : float
+        Share of the branch in the sum's second moment.
+    total, branch : Spread
+        Of the arrays.
+    """
+    tilt = spread.tilt * share
+    inherited = spread.tilt**2 * total.kernel - tilt**2 * branch.kernel
+    return replace(spread, tilt=tilt, rest=spread.rest + max(0.0, inherited), echo=0.0)
 
 
 def scatter_products(

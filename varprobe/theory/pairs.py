@@ -60,6 +60,10 @@ class Pairs(ABC):
         """Return u_p v_p' in the form of the values."""
 
     @abstractmethod
+    def outer(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return Σ_c u_pc v_p'c in the form of the values."""
+
+    @abstractmethod
     def row_sums(self) -> Tensor:
         """Return for each position the sum over all (sample, position) it is paired with."""
 

@@ -233,13 +233,15 @@ def _read_sources(tape: Tape, parameters: list[Parameter]) -> dict[int, Value]:
             )
         elif tensor.is_meta and number in tape.inputs:
             sources[number] = (
-                Noise(tuple(tensor.shape)) if tensor.is_floating_point() else Ignored()
+                Noise(tuple(tensor.shape))
+                if tensor.is_floating_point()
+                else Ignored(tuple(tensor.shape))
             )
         elif tensor.is_meta and isinstance(tensor, nn.Parameter):
             # Of a parametrization: no row speaks of it, and no law is asked for.
             sources[number] = Unknown("a parametrization has no numbers here", "initialization")
         elif tensor.is_meta:
-            sources[number] = Ignored()
+            sources[number] = Ignored(tuple(tensor.shape))
         else:
             sources[number] = Known(tensor)
     return sources

@@ -10,12 +10,16 @@ import torch
 
 from varprobe.errors import MissingRuleError
 from varprobe.theory.expectations import Field
-from varprobe.theory.fluctuations import Mixture, Spread, realize
+from varprobe.theory.fluctuations import Mixture, Spread, realize, share_tilt
 from varprobe.theory.law import Downstream, Gradient, Known, Law, Noise, Step, Value
+from varprobe.theory.lengths import add_lengths, add_loose
 from varprobe.theory.pointwise import IDENTITY, scale_by
+from varprobe.theory.rules.broadcast import align
+from varprobe.theory.rules.mixtures import add_mixed
 from varprobe.theory.rules.pointwise import apply_pointwise
 from varprobe.theory.rules.reading import read_like
 from varprobe.theory.rules.registry import rule
+from varprobe.theory.rules.statistics import is_statistic, subtract_statistic
 from varprobe.theory.superposition import superpose
 
 aten = torch.ops.aten
@@ -26,19 +30,35 @@ APPROXIMATE = "a sum of functions of Gaussian arrays: Gaussian copula"
 @rule(aten.add.Tensor, aten.add_.Tensor)
 def add(x: Value, y: Value, alpha: float = 1.0) -> Step:
     """Return x + alpha y."""
-    branches = _as_branches(x, y)
-    if branches is not None:
-        return add_branches(*branches, alpha)
-    return apply_pointwise(aten.add.Tensor, (x, y), {"alpha": alpha})
+    return _aligned(x, y, alpha) or apply_pointwise(aten.add.Tensor, (x, y), {"alpha": alpha})
 
 
 @rule(aten.sub.Tensor, aten.sub_.Tensor)
 def subtract(x: Value, y: Value, alpha: float = 1.0) -> Step:
     """Return x - alpha y."""
-    branches = _as_branches(x, y)
-    if branches is not None:
-        return add_branches(*branches, -alpha)
-    return apply_pointwise(aten.sub.Tensor, (x, y), {"alpha": alpha})
+    return _aligned(x, y, -alpha) or apply_pointwise(aten.sub.Tensor, (x, y), {"alpha": alpha})
+
+
+def _aligned(x: Value, y: Value, alpha: float) -> Step | None:
+    """Return the sum of two arrays that are not functions of one field, None if there are none."""
+    if isinstance(x, Law) and isinstance(y, Law) and is_statistic(y, x):
+        return subtract_statistic(x, y, -alpha)
+    steps = align(x, y)
+    if steps is None:
+        branches = _as_branches(x, y)
+        return None if branches is None else _sum(*branches, alpha)
+    first, second = steps
+    total = _sum(first.output, second.output, alpha)  # type: ignore[arg-type]
+
+    def backward(gradient: Gradient) -> Sequence[Downstream]:
+        parts = total.backward(gradient)  # type: ignore[misc]
+        return [step.backward(part)[0] for step, part in zip(steps, parts, strict=True)]  # type: ignore[misc]
+
+    return Step(total.output, backward)
+
+
+def _sum(x: Law, y: Law, alpha: float) -> Step:
+    return add_mixed(x, y, alpha) or add_branches(x, y, alpha)
 
 
 def _as_branches(x: Any, y: Any) -> tuple[Law, Law] | None:
@@ -74,8 +94,7 @@ def add_branches(x: Law, y: Law, alpha: float) -> Step:
     pairs = pairs.add_product(first.means, second.means, alpha)
     pairs = pairs.add_product(second.means, first.means, alpha)
     means = first.means + alpha * second.means
-    standing = x.standing.merge(y.standing)
-    standing = replace(standing, fresh=x.standing.fresh & y.standing.fresh)
+    standing = x.standing.add(y.standing)
     found = superpose(x, y, alpha, pairs, means)
     output = Law(
         layout=x.layout,
@@ -94,7 +113,11 @@ def add_branches(x: Law, y: Law, alpha: float) -> Step:
         ]
         if alpha != 1.0:
             sides[1] = sides[1].times(y.field, scale_by(alpha))
-        return sides
+        total = max(output.pairs.mean, 1e-300)
+        return [
+            _turn_spread(side, law, scale * law.pairs.mean / total, output)
+            for side, law, scale in zip(sides, (x, y), (1.0, alpha**2), strict=True)
+        ]
 
     return Step(output, backward)
 
@@ -120,6 +143,14 @@ def _looks_inside(law: Law) -> bool:
     return not law.is_field or law.field_spread.pinned
 
 
+def _turn_spread(gradient: Gradient, branch: Law, share: float, total: Law) -> Gradient:
+    """Return the gradient of the sum as that of a branch."""
+    if gradient.factor is not None or gradient.rest is not None:
+        return gradient
+    spread = share_tilt(gradient.signal_spread, share, total.field_spread, branch.spread)
+    return replace(gradient, signal_spread=spread)
+
+
 def _join_spreads(x: Law, y: Law, alpha: float) -> Spread:
     parts = [
         (law.pairs.mean * scale, realize(law.spread, law.pairs, law.features))
@@ -131,4 +162,10 @@ def _join_spreads(x: Law, y: Law, alpha: float) -> Spread:
     mixed = 4 * parts[0][0] * parts[1][0] * product / x.features
     kernel = sum(size**2 * spread.kernel for size, spread in parts) + mixed
     gram = sum(size**2 * spread.gram for size, spread in parts)
-    return Spread(kernel=kernel / total**2, gram=gram / total**2)
+    sizes = [(parts[0][0], x), (parts[1][0], y)]
+    return Spread(
+        kernel=kernel / total**2,
+        gram=(gram + 2 * parts[0][0] * parts[1][0] / x.features) / total**2,
+        length=add_lengths(sizes),
+        loose=add_loose(sizes),
+    )

@@ -1,0 +1,141 @@
+"""What a virtual layer reads: queries, keys and values made of features, and draws of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from varprobe.errors import MissingRuleError
+from varprobe.theory.law import Law
+from varprobe.theory.mixing import Mixing
+from varprobe.theory.rules.contraction import significant_mean, zero_mean_variance
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Queries, keys or values: features of a layer, dealt to heads.
+
+    Parameters
+    ----------
+    mixing : Mixing
+        Which features, and with what weights.
+    lead, sites, heads, features : int
+        Batch positions and sites, heads and features of one head.
+    """
+
+    mixing: Mixing
+    lead: int
+    sites: int
+    heads: int
+    features: int
+    columns: list[Tensor] = field(init=False)
+    width: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        rows = [term.index.view(self.heads, -1) for term in self.mixing.terms]
+        bases = torch.stack([row.amin(1) for row in rows]).amin(0)
+        shifts = [row - bases[:, None] for row in rows]
+        if any(bool((shift != shift[:1]).any()) for shift in shifts):
+            raise MissingRuleError("heads that read their features in different ways")
+        used = torch.unique(torch.cat([shift[0] for shift in shifts]))
+        object.__setattr__(self, "columns", [torch.searchsorted(used, s[0]) for s in shifts])
+        object.__setattr__(self, "width", len(used))
+
+    @property
+    def source(self) -> Law:
+        """What the layer reads."""
+        return self.mixing.projection.source
+
+    @property
+    def variance(self) -> float:
+        """Variance of the layer's weights."""
+        return zero_mean_variance(self.mixing.projection.weight)
+
+    @property
+    def offset(self) -> float:
+        """Variance of the layer's bias."""
+        bias = self.mixing.projection.bias
+        if bias is None:
+            return 0.0
+        if significant_mean(bias):
+            raise MissingRuleError("the bias of a query, key or value has a mean")
+        return bias.law.second_moment
+
+    def place(self, x: Tensor) -> Tensor:
+        """Return the layer's input in the order of positions of the stream, (..., P, n)."""
+        return x if self.mixing.places is None else x[..., self.mixing.places, :]
+
+    def mix(self, z: Tensor) -> Tensor:
+        """Return weighed sums of the layer's features, (..., P, width) to (..., P, features)."""
+        total = torch.zeros(())
+        for columns, weights in zip(self.columns, self._weights(), strict=True):
+            part = z[..., columns]
+            total = total + (part if weights is None else part * weights)
+        return total
+
+    def unmix(self, gradient: Tensor) -> Tensor:
+        """Return the gradient by the layer's features: the adjoint of `mix`."""
+        total = gradient.new_zeros(*gradient.shape[:-1], self.width)
+        for columns, weights in zip(self.columns, self._weights(), strict=True):
+            part = gradient if weights is None else gradient * weights
+            total.index_add_(-1, columns, part)
+        return total
+
+    def _weights(self) -> list[Tensor | None]:
+        found: list[Tensor | None] = []
+        for term in self.mixing.terms:
+            period = 1 if term.weights is None else term.weights.shape[1]
+            if self.features % period:
+                raise MissingRuleError("given factors that differ from head to head")
+            expanded = None if term.weights is None else term.expand(self.features).float()
+            found.append(expanded)
+        return found
+
+    def split(self, x: Tensor) -> Tensor:
+        """Return (..., P, f) as (..., lead, sites, f)."""
+        return cut_lead(x, self.lead)
+
+
+def cut_lead(x: Tensor, lead: int) -> Tensor:
+    """Return (..., P, f) as (..., lead, sites, f)."""
+    return x.reshape(*x.shape[:-2], lead, -1, x.shape[-1])
+
+
+def draw_law(law: Law, draws: int, generator: torch.Generator) -> Tensor:
+    """Return two samples of an array in each draw, (draws, 2, P, features), float32."""
+    found = law.field
+    if not found.gaussian and not law.is_field:
+        raise MissingRuleError("attention reads a function of an array that is not Gaussian")
+    covariances = found.covariances.to_explicit().values.double()
+    x = draw_pairs(covariances, generator, (draws,), law.features)
+    if not found.is_centred:
+        x = x + found.means[:, None].float()
+    if not law.is_field:
+        x = law.function(x.double()).float()
+    elif law.field_spread.pinned:
+        # A norm leaves every row its exact length.
+        lengths = law.pairs.to_explicit().second_moments.float() * law.features
+        x = x * (lengths[:, None] / x.square().sum(-1, keepdim=True).clamp_min(1e-30)).sqrt()
+    if law.thinning < 1:
+        x = x * (torch.rand(x.shape, generator=generator) < law.thinning) / law.thinning
+    return x
+
+
+def draw_pairs(
+    pairs: Tensor, generator: torch.Generator, lead: tuple[int, ...], features: int
+) -> Tensor:
+    """Return Gaussian draws of two samples with pairs (2, P, P): (*lead, 2, P, features)."""
+    shape = (*lead, pairs.shape[-1], features)
+    common = _root(pairs[1] + pairs[0]) @ torch.randn(shape, generator=generator)
+    apart = _root(pairs[1] - pairs[0]) @ torch.randn(shape, generator=generator)
+    return torch.stack([common + apart, common - apart], dim=-3) / math.sqrt(2)
+
+
+def _root(matrix: Tensor) -> Tensor:
+    """Return the symmetric square root, rounding below zero cut off."""
+    values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
+    root: Tensor = (vectors * values.clamp_min(0).sqrt()) @ vectors.mT
+    return root.float()
