@@ -10,7 +10,6 @@ from typing import Any
 from torch.utils import _pytree as pytree
 
 from varprobe.errors import MissingRuleError
-from varprobe.theory.explicit import independent
 from varprobe.theory.fluctuations import GradientSpread, join_spreads
 from varprobe.theory.law import (
     Backward,
@@ -90,7 +89,7 @@ def _draw_cotangent(value: Value, shape: tuple[int, ...]) -> Gradient:
     """Return independent N(0, 1) gradients of an output, whether it has a law or not."""
     if not isinstance(value, Law):
         value = read_law(Noise(shape), default_feature_dim(shape))
-    signal = independent(value.pairs.positions, value.pairs.samples)
+    signal = value.pairs.unit()
     spread = GradientSpread(own=2 / value.elements)
     return Gradient(layout=value.layout, signal=signal, signal_spread=spread)
 

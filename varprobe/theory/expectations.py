@@ -160,8 +160,7 @@ class Field:
             return self._step(first.levels, second.levels)
         same = self.evaluate(first * second) @ _rule()[1]
         pairs = self._sum_series(self.expand(first), self.expand(second), same)
-        pairs.second_moments.copy_(same[self._kinds[2]])
-        return pairs
+        return pairs.with_diagonal(same[self._kinds[2]])
 
     def expect_slope_pairs(self, first: Pointwise, second: Pointwise) -> Pairs:
         """Return E f'(x_p) g(x_p') for all pairs; f may have steps, whose derivative is a delta."""
@@ -208,8 +207,7 @@ class Field:
         kernel.add_(self.pairs.values, alpha=linear)
         # Rounding turns ρ = 1 into 1 - 6e-8, whose arc cosine is 3e-4.
         found = replace(self.pairs, values=kernel)
-        found.second_moments.copy_(self.pairs.second_moments * ((a * c + b * d) / 2))
-        return found
+        return found.with_diagonal(self.pairs.second_moments * ((a * c + b * d) / 2))
 
     def _step(self, first: tuple[float, float], second: tuple[float, float]) -> Pairs:
         """Return E f(u) g(v) for f and g with one value on each side of zero."""
@@ -220,8 +218,8 @@ class Field:
         kernel = math.pi - torch.arccos(self.correlations())
         kernel.mul_((a - b) * (c - d) / math.tau).add_(constant)
         found = replace(self.pairs, values=kernel)
-        found.second_moments.fill_((a * c + b * d) / 2)
-        return found
+        level = torch.full_like(self.pairs.second_moments, (a * c + b * d) / 2)
+        return found.with_diagonal(level)
 
     def _sum_series(self, a: Tensor, b: Tensor, same: Tensor) -> Pairs:
         """Return Σ_k a_k b_k ρ^k; ``same`` is its value at ρ = 1, summed exactly."""

@@ -211,6 +211,16 @@ class Pairs(ABC):
         """
         return self._fit(shares.sources)._deal(shares)._settle()
 
+    def take_back(self, signal: Pairs, index: Tensor) -> Pairs:
+        """Return the adjoint of `gather`, in the form of these pairs."""
+        return signal.scatter(index, self.positions)
+
+    def unit(self) -> Pairs:
+        """Return the pairs of independent positions and samples of second moment 1."""
+        from varprobe.theory.explicit import independent
+
+        return independent(self.positions, self.samples)
+
     def reduce(self, outer: int, inner: int) -> Pairs:
         """Sum over equal indices of the inner part of positions numbered outer x inner."""
         return self._reduce(outer, inner)._settle()

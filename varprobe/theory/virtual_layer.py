@@ -9,7 +9,6 @@ formula. Draws come from a generator of their own and are the same for the same 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -135,7 +134,7 @@ class _Draw:
         drawn = {i: draw_law(law, self.draws, self.generator) for i, law in sources.items()}
         self.inputs = [s.place(drawn[id(s.source)]) for s in (query, key, value)]
         self.q, self.k, self.v = (
-            s.split(s.mix(self._project(s, x)))
+            s.split(s.project(x, HEADS, self.generator))
             for s, x in zip((query, key, value), self.inputs, strict=True)
         )
         scores = self.q @ self.k.mT * layer.scale
@@ -146,16 +145,6 @@ class _Draw:
         if layer.keep < 1:
             coins = torch.rand(scores.shape, generator=self.generator)
             self.kept = (coins < layer.keep) / layer.keep
-
-    def _project(self, stream: Stream, x: Tensor) -> Tensor:
-        """Return (draws, 2, heads, P, width): one layer for both samples."""
-        shape = (self.draws, 1, HEADS, x.shape[-1], stream.width)
-        weight = torch.randn(shape, generator=self.generator) * math.sqrt(stream.variance)
-        z = x[:, :, None] @ weight
-        if stream.offset:
-            bias = torch.randn(self.draws, 1, HEADS, 1, stream.width, generator=self.generator)
-            z = z + bias * math.sqrt(stream.offset)
-        return z
 
     @property
     def passed(self) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from varprobe.errors import MissingRuleError
 from varprobe.theory.expectations import Field
 from varprobe.theory.explicit import ExplicitPairs
 from varprobe.theory.fluctuations import Spread, scatter_units
+from varprobe.theory.grouped import GroupedPairs
+from varprobe.theory.grouped_layer import GroupedLayer
 from varprobe.theory.law import Downstream, Gradient, Known, Law, Step, Value
 from varprobe.theory.layout import Layout, Role
 from varprobe.theory.mixing import Awaited
@@ -44,18 +47,17 @@ def attention(
         raise MissingRuleError("a query, key or value that is no array with a law")
     streams = [_read_stream(law) for law in laws]
     _check_streams(laws, streams)
-    layer = VirtualLayer(
+    layer = _choose_layer(laws, streams)(
         query=streams[0],
         key=streams[1],
         value=streams[2],
         bias=_read_mask(attn_mask, laws[0].layout, streams, causal=is_causal),
         scale=1 / math.sqrt(streams[0].features) if scale is None else scale,
         keep=1 - dropout_p,
-        samples=laws[0].pairs.samples,
         seed=streams[2].mixing.projection.weight.bit.bit_length(),
     )
     found = layer.forward()
-    pairs = _make_pairs(found.pairs, layer.samples)
+    pairs = _make_pairs(found.pairs, laws[0].pairs)
     output_layout = laws[0].layout.replace(len(laws[0].layout.dims) - 1, laws[2].layout.dims[-1])
     units = output_layout.count(Role.FEATURE)
     merged = laws[0].standing.merge(laws[1].standing, laws[2].standing)
@@ -73,10 +75,9 @@ def attention(
     )
 
     def backward(gradient: Gradient) -> Sequence[Downstream]:
-        incoming = gradient.pairs.to_explicit().values.double()
-        back = layer.backward(incoming)
+        back = layer.backward(gradient.pairs.values.double())
         return [
-            _send_back(gradient, law, stream, part, layer.samples)
+            _send_back(gradient, law, stream, part)
             for law, stream, part in zip(laws, streams, back, strict=True)
         ]
 
@@ -94,7 +95,8 @@ def _read_stream(law: Law) -> Stream:
         or not law.layout.only(-2, Role.POSITION)
     ):
         raise MissingRuleError("the last dimensions are not sites and features")
-    if law.pairs.positions > MOST_EXPLICIT:
+    grouped = isinstance(law.pairs, GroupedPairs)
+    if law.pairs.positions > MOST_EXPLICIT and not grouped:
         raise MissingRuleError("more sites than can be told apart in pairs")
     sites = law.layout.positions_of(len(dims) - 2)
     features = math.prod(axis.size for axis in dims[-1])
@@ -147,19 +149,30 @@ def _read_mask(
     return given if bias is None else bias + given
 
 
-def _make_pairs(values: Tensor, samples: int) -> Pairs:
-    return ExplicitPairs(values.to(choose_dtype(values.shape[-1])), samples)
+def _choose_layer(
+    laws: Sequence[Law], streams: Sequence[Stream]
+) -> Callable[..., VirtualLayer | GroupedLayer]:
+    if not any(isinstance(law.pairs, GroupedPairs) for law in laws):
+        return partial(VirtualLayer, samples=laws[0].pairs.samples)
+    alone = all(stream.source is streams[0].source for stream in streams)
+    if not alone or any(stream.mixing.places is not None for stream in streams):
+        raise MissingRuleError("a long sequence that attends to other sites than its own")
+    return GroupedLayer
 
 
-def _send_back(
-    gradient: Gradient, law: Law, stream: Stream, part: Returned, samples: int
-) -> Gradient:
+def _make_pairs(values: Tensor, like: Pairs) -> Pairs:
+    if isinstance(like, GroupedPairs):
+        return replace(like, values=values)
+    return ExplicitPairs(values.to(choose_dtype(values.shape[-1])), like.samples)
+
+
+def _send_back(gradient: Gradient, law: Law, stream: Stream, part: Returned) -> Gradient:
     mixing = stream.mixing
     awaited = None
     if mixing.index is None:
-        pairs = _make_pairs(part.plain, samples)
+        pairs = _make_pairs(part.plain, law.pairs)
         awaited = Awaited(pairs, part.products, mixing.used, mixing.count, mixing.count, None)
-    signal = _make_pairs(part.mixed, samples)
+    signal = _make_pairs(part.mixed, law.pairs)
     spread = gradient.settle().signal_spread
     kernel = (1 + spread.kernel) * (1 + part.kernel) - 1
     # Draws scatter by their number of units already; what is averaged by formula does not.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,13 +11,19 @@ import torch
 
 from varprobe.errors import MissingRuleError
 from varprobe.theory.expectations import Field
+from varprobe.theory.grouped import GroupedPairs
 from varprobe.theory.law import Downstream, Gradient, Known, Law, Noise, Step, Value, Weight
 from varprobe.theory.layout import Axis, Dim, Layout, Role
 from varprobe.theory.pairs import Pairs
 from varprobe.theory.rules.lookup import read_parameter
 from varprobe.theory.rules.reading import default_feature_dim, read_law
 from varprobe.theory.rules.registry import rule
-from varprobe.theory.rules.samples import needs_telling, tell_apart
+from varprobe.theory.rules.samples import (
+    are_grouped_alike,
+    gather_groups,
+    needs_telling,
+    tell_apart,
+)
 from varprobe.theory.rules.shape import result_shape
 
 aten = torch.ops.aten
@@ -53,9 +59,12 @@ def _choose_role(x: Law, before: Sequence[Dim], dim: int) -> Role:
     return Role.POSITION
 
 
-def chain(first: Step, then: Any) -> Step:
+def chain(first: Step, then: Callable[[Any], Step]) -> Step:
     """Return two steps on one array as one."""
-    second = then(first.output)
+    return _append(first, then(first.output))
+
+
+def _append(first: Step, second: Step) -> Step:
     ahead, back = first.backward, second.backward
     assert ahead is not None
     assert back is not None
@@ -86,7 +95,7 @@ def broadcast(x: Law, layout: Layout) -> Step:
         raise MissingRuleError("features that are repeated")
     settled = x.settle()
     pairs = _share(settled.pairs.gather(index), samples)
-    positions, before = x.pairs.positions, x.pairs.samples
+    before = x.pairs.samples
     output = replace(
         x,
         layout=layout,
@@ -101,10 +110,10 @@ def broadcast(x: Law, layout: Layout) -> Step:
         settled = gradient.settle()
         # Copies of one feature get gradients that are independent of each other.
         signal = settled.signal * float(copies)
-        signal = _gather_samples(signal, before).scatter(index, positions)
+        signal = x.pairs.take_back(_gather_samples(signal, before), index)
         awaited = settled.awaited
         if awaited is not None:
-            kept = _gather_samples(awaited.pairs, before).scatter(index, positions)
+            kept = x.pairs.take_back(_gather_samples(awaited.pairs, before), index)
             awaited = replace(awaited, pairs=kept).repeat(copies)
             awaited = awaited.arrive(x.mixed, awaited.gathered)
         down = replace(
@@ -128,20 +137,45 @@ def align(x: Value, y: Value) -> tuple[Step, Step] | None:
         x = read_law(x, default_feature_dim(x.shape))
     if isinstance(x, Weight) and isinstance(y, Law) and _is_array(x, y):
         parameter = read_parameter(x, y.layout)
-        return chain(parameter, lambda law: broadcast(law, y.layout)), keep(y)
+        return _follow(parameter, parameter.output, y)
     if isinstance(y, Weight) and isinstance(x, Law) and _is_array(y, x):
         parameter = read_parameter(y, x.layout)
-        return keep(x), chain(parameter, lambda law: broadcast(law, x.layout))
-    if not isinstance(x, Law) or not isinstance(y, Law) or x.layout == y.layout:
+        first, second = _follow(parameter, parameter.output, x)
+        return second, first
+    if not isinstance(x, Law) or not isinstance(y, Law):
+        return None
+    if not are_grouped_alike(x, y):
+        return _gather_alike(x, y)
+    if x.layout == y.layout:
         return None
     if needs_telling(x.layout, y.layout):
         return tell_apart(x), keep(y)
     if needs_telling(y.layout, x.layout):
         return keep(x), tell_apart(y)
     count = max(len(x.layout.dims), len(y.layout.dims))
-    first, second = (((),) * (count - len(a.layout.dims)) + a.layout.dims for a in (x, y))
-    layout = Layout(tuple(a or b for a, b in zip(first, second, strict=True)))
+    dims = [((),) * (count - len(law.layout.dims)) + law.layout.dims for law in (x, y)]
+    layout = Layout(tuple(a or b for a, b in zip(*dims, strict=True)))
     return broadcast(x, layout), broadcast(y, layout)
+
+
+def _follow(parameter: Step, array: object, other: Law) -> tuple[Step, Step]:
+    """Return a parameter in the form of what it is added to, and that as it is."""
+    assert isinstance(array, Law)
+    if not are_grouped_alike(array, other):
+        parameter = chain(parameter, gather_groups)
+        array = parameter.output
+    return chain(parameter, lambda law: broadcast(law, other.layout)), keep(other)
+
+
+def _gather_alike(x: Law, y: Law) -> tuple[Step, Step]:
+    """Return both in groups and in one layout."""
+    first, second = (
+        keep(law) if isinstance(law.pairs, GroupedPairs) else gather_groups(law) for law in (x, y)
+    )
+    further = align(first.output, second.output)  # type: ignore[arg-type]
+    if further is None:
+        return first, second
+    return _append(first, further[0]), _append(second, further[1])
 
 
 def _is_array(weight: Weight, x: Law) -> bool:

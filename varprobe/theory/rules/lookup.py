@@ -15,6 +15,7 @@ from varprobe.errors import MissingRuleError
 from varprobe.theory.expectations import Field
 from varprobe.theory.explicit import ExplicitPairs
 from varprobe.theory.fluctuations import Spread, scatter_products, scatter_units
+from varprobe.theory.grouped import MOST_SITES, GroupedPairs, group_sites
 from varprobe.theory.law import (
     Downstream,
     Gradient,
@@ -33,6 +34,12 @@ from varprobe.theory.rules.contraction import realize_gradient, significant_mean
 from varprobe.theory.rules.registry import rule
 
 aten = torch.ops.aten
+
+MOST_TOKENS = 8192
+"""Sites of a sequence of given tokens that are compared one by one, 256 MB."""
+
+MOST_COMPARED = 8
+"""Samples that are looked at for that."""
 
 NORMAL = ("normal", "measured", "constant")
 """Distributions whose elements count as jointly Gaussian."""
@@ -58,11 +65,13 @@ def embedding(
         for d in range(len(ids.shape))
     ]
     layout = Layout.of([*roles, Role.FEATURE], [*ids.shape, weight.shape[1]])
-    samples = layout.count(Role.SAMPLE)
-    if isinstance(ids, Known):
-        matches = count_matches(ids.tensor.reshape(samples, -1))
+    samples, sites = layout.count(Role.SAMPLE), layout.count(Role.POSITION)
+    if not isinstance(ids, Known):
+        matches = expect_matches(samples, sites, weight.shape[0])
+    elif sites > MOST_SITES:
+        matches = group_matches(ids.tensor.reshape(samples, -1))
     else:
-        matches = expect_matches(samples, layout.count(Role.POSITION), weight.shape[0])
+        matches = count_matches(ids.tensor.reshape(samples, -1))
     return look_up(weight, layout, matches, weight.shape[0])
 
 
@@ -78,7 +87,8 @@ def read_parameter(weight: Weight, like: Layout | None = None) -> Step:
         roles = _read_roles(weight.shape, like)
     layout = Layout.of(roles, weight.shape)
     rows = layout.count(Role.POSITION)
-    return look_up(weight, layout, count_matches(torch.arange(rows)[None]), rows)
+    count = group_matches if rows > MOST_EXPLICIT else count_matches
+    return look_up(weight, layout, count(torch.arange(rows)[None]), rows)
 
 
 def _read_roles(shape: Sequence[int], like: Layout) -> list[Role]:
@@ -113,12 +123,35 @@ def count_matches(ids: Tensor) -> Pairs:
     return ExplicitPairs(torch.stack([differ, same / samples]), samples)
 
 
+def group_matches(ids: Tensor) -> Pairs:
+    """Return `count_matches` of a long sequence by groups of sites, from some of the samples."""
+    samples, sites = ids.shape
+    if sites > MOST_TOKENS:
+        raise MissingRuleError("a sequence too long to look for repeated tokens")
+    groups = group_sites(sites)
+    chosen = ids[:MOST_COMPARED]
+
+    def compare(first: Tensor, second: Tensor) -> Tensor:
+        return groups.pool((first[:, None] == second).float())
+
+    same = torch.stack([compare(row, row) for row in chosen]).mean(0)
+    differ = torch.zeros_like(same)
+    if samples > 1:
+        others = chosen.roll(1, 0)
+        pairs = zip(chosen, others, strict=True)
+        differ = torch.stack([compare(first, second) for first, second in pairs]).mean(0)
+        differ = (differ + differ.mT) / 2
+    return GroupedPairs(torch.stack([differ, same]), samples, groups)
+
+
 def expect_matches(samples: int, positions: int, rows: int) -> Pairs:
     """Return how often two places hold the same row, for random numbers."""
-    if positions > MOST_EXPLICIT:
-        raise MissingRuleError("more rows than can be told apart in pairs")
-    values = torch.full((2, positions, positions), 1 / rows, dtype=choose_dtype(positions))
+    groups = group_sites(positions) if positions > MOST_SITES else None
+    count = positions if groups is None else len(groups.places)
+    values = torch.full((2, count, count), 1 / rows, dtype=torch.float64)
     values[1].fill_diagonal_(1.0)
+    if groups is not None:
+        return GroupedPairs(values, samples, groups)
     return ExplicitPairs(values, samples)
 
 

@@ -17,6 +17,7 @@ from varprobe.theory.lengths import multiply_lengths
 from varprobe.theory.rules.mixtures import carry, weigh_by_table
 from varprobe.theory.rules.pointwise import apply_pointwise
 from varprobe.theory.rules.registry import rule
+from varprobe.theory.rules.samples import are_grouped_alike
 from varprobe.theory.rules.statistics import (
     divide_by_statistic,
     is_statistic,
@@ -89,7 +90,7 @@ def gate(x: Law, y: Law) -> Step:
     MissingRuleError
         If they share what they were made of.
     """
-    if x.layout != y.layout or not _are_independent(x, y):
+    if x.layout != y.layout or not are_grouped_alike(x, y) or not _are_independent(x, y):
         raise MissingRuleError("factors meet that are not independent")
     standing = x.standing.merge(y.standing)
     fresh = x.standing.fresh & ~y.standing.touched if not bool(x.means.any()) else 0

@@ -1,4 +1,4 @@
-"""Telling samples apart one by one, where an array of exchangeable ones meets a given batch."""
+"""Bringing two arrays to one form: samples told apart one by one, sites in groups."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from varprobe.errors import MissingRuleError
 from varprobe.theory.expectations import Field
 from varprobe.theory.explicit import ExplicitPairs
+from varprobe.theory.grouped import REASON, GroupedPairs, group
 from varprobe.theory.law import Downstream, Gradient, Law, Step
 from varprobe.theory.layout import Axis, Layout, Role
 from varprobe.theory.pairs import MOST_EXPLICIT, Pairs, choose_dtype
@@ -45,6 +46,29 @@ def tell_apart(x: Law) -> Step:
         return [replace(settled, layout=x.layout, signal=signal)]
 
     return Step(output, backward)
+
+
+def gather_groups(x: Law) -> Step:
+    """Return x with its sites in groups, as those of a long sequence."""
+    settled = x.settle()
+    output = Law(
+        layout=x.layout,
+        field=Field(group(settled.pairs), settled.means, settled.gaussian),
+        standing=x.standing.approximate(REASON),
+        field_spread=x.spread,
+    )
+
+    def backward(gradient: Gradient) -> Sequence[Downstream]:
+        settled = gradient.settle()
+        signal = settled.signal.to_explicit().map(lambda v: v.to(choose_dtype(v.shape[-1])))
+        return [replace(settled, signal=signal)]
+
+    return Step(output, backward)
+
+
+def are_grouped_alike(x: Law, y: Law) -> bool:
+    """Tell whether both have their sites in groups, or neither."""
+    return isinstance(x.pairs, GroupedPairs) == isinstance(y.pairs, GroupedPairs)
 
 
 def _spread(pairs: Pairs) -> Pairs:

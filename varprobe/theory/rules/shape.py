@@ -117,14 +117,13 @@ def relocate(x: Law, layout: Layout, index: torch.Tensor) -> Step:
     moved = replace(x, layout=layout, field=field, mixing=mixing)
     if padded:
         moved = Law(layout=layout, field=field, standing=x.standing, field_spread=x.spread)
-    positions = x.pairs.positions
 
     def backward(gradient: Gradient) -> Sequence[Downstream]:
         settled = gradient.settle()
-        signal = settled.signal.scatter(index, positions)
+        signal = x.pairs.take_back(settled.signal, index)
         awaited = settled.awaited
         if awaited is not None:
-            awaited = replace(awaited, pairs=awaited.pairs.scatter(index, positions))
+            awaited = replace(awaited, pairs=x.pairs.take_back(awaited.pairs, index))
         return [replace(settled, layout=x.layout, signal=signal, awaited=awaited)]
 
     return Step(moved, backward)
