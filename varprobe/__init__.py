@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "analysis": ("Analysis", "analyze"),
     "comparison": ("Comparison", "compare"),
-    "diagnosis": ("Diagnosis", "Finding", "check_rule", "diagnose"),
+    "diagnosis": ("Diagnosis", "Finding", "Policy", "check_rule", "diagnose"),
     "errors": (
         "DuplicateNameError",
         "InvalidArgumentError",
@@ -27,6 +27,7 @@ _HOMES = {
         "ProbeStateError",
         "PropagationError",
         "RecordingFormatError",
+        "SettingsError",
         "UnknownNameError",
         "UnsupportedModelError",
         "VarprobeError",
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from varprobe.diagnosis import (
         Diagnosis as Diagnosis,
         Finding as Finding,
+        Policy as Policy,
         check_rule as check_rule,
         diagnose as diagnose,
     )
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
         ProbeStateError as ProbeStateError,
         PropagationError as PropagationError,
         RecordingFormatError as RecordingFormatError,
+        SettingsError as SettingsError,
         UnknownNameError as UnknownNameError,
         UnsupportedModelError as UnsupportedModelError,
         VarprobeError as VarprobeError,

@@ -106,3 +106,54 @@ def test_markdown_is_one_document_for_a_pull_request(run: Run) -> None:
     result = run("check", "models.py:xavier", "--input", "16,64", "--format", "markdown")
     assert result.exit_code == 1
     assert result.stdout.startswith("## Diagnosis of Sequential\n\n**Unhealthy**")
+
+
+def test_the_project_sets_what_no_option_says(run: Run) -> None:
+    target = ("check", "models.py:xavier", "--input", "16,64", "--format", "json")
+    settings = Path("pyproject.toml")
+    settings.write_text(
+        '[tool.varprobe]\npreset = "lenient"\nignore = ["VP1"]\ndraws = 2\nseed = 3\n'
+    )
+    result = run(*target)
+    document = json.loads(result.stdout)
+    assert (result.exit_code, document["draws"], document["ignored"]) == (0, 2, {"VP101": 1})
+    assert document["analysis"]["meta"]["seed"] == 3
+    assert run(*target, "--preset", "default").exit_code == 1
+    replaced = json.loads(run(*target, "--ignore", "VP2", "--draws", "1", "--seed", "0").stdout)
+    assert (replaced["draws"], replaced["ignored"]) == (1, {"VP201": 1})
+    # A model that comes with its weights has one draw of them, whatever the project says.
+    assert json.loads(run("check", "models.py:pair", "--format", "json").stdout)["draws"] == 1
+
+
+@pytest.mark.parametrize("output_format", ["text", "json", "markdown"])
+@pytest.mark.parametrize(
+    ("settings", "options", "message"),
+    [
+        ("ingore = []", (), "There is no key named 'ingore'. Did you mean 'ignore'?"),
+        ('select = ["VP310"]', (), "There is no check named 'VP310'. Did you mean"),
+        ("", ("--ignore", "VP310"), "There is no check named 'VP310'. Did you mean"),
+        ("", ("--ignore", "VP0"), "VP001 cannot be ignored"),
+        ('levels = { VP001 = "info" }', (), "VP001 cannot be a matter of info"),
+    ],
+)
+def test_wrong_usage_is_a_sentence_and_no_verdict(
+    run: Run, settings: str, options: tuple[str, ...], message: str, output_format: str
+) -> None:
+    Path("pyproject.toml").write_text(f"[tool.varprobe]\n{settings}\n")
+    result = run("check", "models.py:pair", *options, "--format", output_format)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "code", "message"),
+    [
+        ("gives_number", 2, "gives int, expected a torch.nn.Module"),
+        ("with_foreign_loss", 2, "The loss does not depend on any parameter of the model"),
+        ("gives_nothing_to_record", 1, "VP001 error nothing recorded"),
+    ],
+)
+def test_what_was_not_judged_never_passes(run: Run, target: str, code: int, message: str) -> None:
+    result = run("check", f"models.py:{target}")
+    assert result.exit_code == code
+    assert message in result.stdout + result.stderr

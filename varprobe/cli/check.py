@@ -9,8 +9,8 @@ import click
 
 from varprobe.cli import options
 from varprobe.cli.commands import FINDINGS
-from varprobe.cli.output import stdout_for_results, write_file, write_result
-from varprobe.cli.subjects import load_subject
+from varprobe.cli.judging import judge
+from varprobe.cli.output import write_file, write_result
 
 if TYPE_CHECKING:
     from varprobe.cli.inputs import InputSpec
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 @options.target
 @options.inputs
 @options.init
-@options.draws(default=1)
-@options.seed
+@options.project_draws
+@options.project_seed
 @options.include
 @options.exclude
+@options.preset
 @options.select
 @options.ignore
 @options.output_format
@@ -42,10 +43,11 @@ def command(
     target: str,
     inputs: tuple[InputSpec, ...],
     init: str | None,
-    draws: int,
-    seed: int,
+    draws: int | None,
+    seed: int | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    preset: str | None,
     select: tuple[str, ...] | None,
     ignore: tuple[str, ...] | None,
     output_format: str,
@@ -54,24 +56,21 @@ def command(
     """Judge a model, and exit with 0 if it is healthy, with 1 if not.
 
     A healthy model ends with what was looked at: "48 layers, 3 draws checked". For what a code
-    means, see varprobe explain CODE.
+    means, see varprobe explain CODE. [tool.varprobe] in pyproject.toml sets preset, select, ignore,
+    levels, per-layer-ignores, draws and seed for a project; an option given here replaces it.
     """
-    import varprobe as vp
-
-    with stdout_for_results():
-        subject = load_subject(target, inputs, seed=seed)
-        diagnosis = vp.check(
-            subject.model,
-            subject.inputs,
-            init=init,
-            draws=draws,
-            seed=seed,
-            loss=subject.loss,
-            include=include or None,
-            exclude=exclude,
-            select=select,
-            ignore=ignore or (),
-        )
+    diagnosis = judge(
+        target,
+        inputs,
+        init=init,
+        draws=draws,
+        seed=seed,
+        include=include or None,
+        exclude=exclude,
+        preset=preset,
+        select=select,
+        ignore=ignore,
+    )
     write_result(diagnosis, output_format, only_findings=True)
     if html is not None:
         write_file(html, diagnosis.to_html)

@@ -90,6 +90,13 @@ output_format = click.option(
     "requests.",
 )
 
+preset = click.option(
+    "--preset",
+    type=click.Choice(["strict", "default", "lenient"]),
+    help="strict makes errors of warnings, lenient warnings of all errors but those that no "
+    "training survives. [default: as pyproject.toml says, or default]",
+)
+
 select = click.option(
     "--select",
     type=parse_codes,
@@ -102,6 +109,20 @@ ignore = click.option(
     type=parse_codes,
     metavar="CODES",
     help="Leave out findings with these codes or beginnings of codes.",
+)
+
+
+project_seed = click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    help="The same seed gives the same numbers. [default: as pyproject.toml says, or 0]",
+)
+
+project_draws = click.option(
+    "--draws",
+    type=click.IntRange(min=1),
+    help="Samples of the weights; more than one needs --init or a TARGET that builds models. "
+    "[default: as pyproject.toml says, or 1]",
 )
 
 
