@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import Result
@@ -125,7 +127,59 @@ def test_the_project_sets_what_no_option_says(run: Run) -> None:
     assert json.loads(run("check", "models.py:pair", "--format", "json").stdout)["draws"] == 1
 
 
-@pytest.mark.parametrize("output_format", ["text", "json", "markdown"])
+FORMATS = ("text", "json", "markdown", "github", "junit", "sarif")
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_exit_codes_are_the_same_in_every_format(run: Run, output_format: str) -> None:
+    shown = ("--format", output_format, "--select", "VP302")
+    assert run("check", "models.py:pair", *shown).exit_code == 0
+    unhealthy = run("check", "models.py:pair", *shown, "--init", "normal(std=0)")
+    assert unhealthy.exit_code == 1
+    assert "VP302" in unhealthy.stdout
+    broken = run("check", "models.py:Broken", "--input", "4,8", *shown)
+    assert (broken.exit_code, broken.stdout) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("output_format", "read"),
+    [
+        ("json", json.loads),
+        ("sarif", json.loads),
+        ("junit", ElementTree.fromstring),
+        ("github", re.compile(r"::notice [^\n]*\n").fullmatch),
+    ],
+)
+def test_stdout_is_one_document_whatever_the_model_prints(
+    run: Run, output_format: str, read: Callable[[str], object]
+) -> None:
+    result = run("check", "models.py:pair", "--format", output_format)
+    assert "importing" in result.stderr
+    assert read(result.stdout) is not None
+
+
+def test_annotations_point_to_the_target(run: Run) -> None:
+    result = run("check", "models.py:xavier", "--input", "16,64", "--format", "github")
+    line = (Path("models.py").read_text().splitlines().index("def xavier():")) + 1
+    assert f"file=models.py,line={line}::56: the second moment" in result.stdout
+
+
+def test_the_summary_of_a_job_grows(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
+    run("check", "models.py:pair", "--format", "github")
+    run("check", "models.py:pair", "--format", "json")
+    run("check", "models.py:xavier", "--input", "16,64", "--format", "github")
+    text = Path("summary.md").read_text()
+    assert text.startswith("## models.py:pair\n\n**Healthy**: 2 layers, 1 draw checked.\n")
+    assert text.count("\n\n## models.py:xavier\n\n**Unhealthy**") == 1
+    assert text.count("models.py:pair") == 1
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "no/such/folder")
+    result = run("check", "models.py:pair", "--format", "github")
+    assert result.exit_code == 2
+    assert "'no/such/folder' cannot be written: " in result.stderr
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
 @pytest.mark.parametrize(
     ("settings", "options", "message"),
     [

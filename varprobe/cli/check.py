@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @options.preset
 @options.select
 @options.ignore
-@options.output_format
+@options.verdict_format
 @options.html
 @click.pass_context
 def command(
@@ -59,7 +59,7 @@ def command(
     means, see varprobe explain CODE. [tool.varprobe] in pyproject.toml sets preset, select, ignore,
     levels, per-layer-ignores, draws and seed for a project; an option given here replaces it.
     """
-    diagnosis = judge(
+    diagnosis, source = judge(
         target,
         inputs,
         init=init,
@@ -71,7 +71,7 @@ def command(
         select=select,
         ignore=ignore,
     )
-    write_result(diagnosis, output_format, only_findings=True)
+    write_result(diagnosis, output_format, only_findings=True, source=source)
     if html is not None:
         write_file(html, diagnosis.to_html)
     if not diagnosis.healthy:

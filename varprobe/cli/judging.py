@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from varprobe.cli.output import stdout_for_results
 from varprobe.cli.subjects import load_subject
@@ -12,6 +12,14 @@ from varprobe.settings import find_settings
 if TYPE_CHECKING:
     from varprobe.cli.inputs import InputSpec
     from varprobe.diagnosis import Diagnosis
+    from varprobe.reporting import Source
+
+
+class Judgement(NamedTuple):
+    """A verdict, and where the model that it is about is written down."""
+
+    diagnosis: Diagnosis
+    source: Source
 
 
 def judge(
@@ -25,8 +33,8 @@ def judge(
     select: tuple[str, ...] | None = None,
     ignore: tuple[str, ...] | None = None,
     **options: Any,
-) -> Diagnosis:
-    """Return the verdict over a target; what is None is what the project's settings say.
+) -> Judgement:
+    """Judge a target; what is None is what the project's settings say.
 
     Parameters
     ----------
@@ -50,7 +58,7 @@ def judge(
         policy = vp.Policy.of(settings).override(preset=preset, select=select, ignore=ignore)
         kept = init is None and isinstance(subject.model, nn.Module)
         draws = draws or (1 if kept else settings.draws or 1)
-        return vp.check(
+        diagnosis = vp.check(
             subject.model,
             subject.inputs,
             init=init,
@@ -60,3 +68,4 @@ def judge(
             policy=policy,
             **options,
         )
+    return Judgement(diagnosis, subject.source)
