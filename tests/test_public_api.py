@@ -14,6 +14,8 @@ import varprobe
 # To add or to remove a name is a decision. It is made here, and told in CHANGELOG.md.
 PUBLIC = {
     "Analysis",
+    "Baseline",
+    "BaselineError",
     "CompareDisplay",
     "Comparison",
     "DepthDisplay",

@@ -192,6 +192,42 @@ def test_misspelt(propagation):
     result.stdout.fnmatch_lines(["*wdith*"])
 
 
+BASELINE = """
+def test_he(propagation):
+    propagation.assert_healthy(he, inputs, baseline="baselines/he.json", ignore=["VP1", "VP2"])
+"""
+
+
+def test_a_baseline_lies_beside_the_test_and_is_written_on_request(
+    run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    missing = run(BASELINE)
+    missing.assert_outcomes(failed=1)
+    missing.stdout.fnmatch_lines(
+        ["*BaselineError: There is no baseline *baselines/he.json. Write*"]
+    )
+    run(BASELINE, "--varprobe-update-baselines").assert_outcomes(passed=1)
+    assert (pytester.path / "baselines" / "he.json").read_text().startswith('{\n  "format"')
+    run(BASELINE, "--varprobe-seed=3").assert_outcomes(passed=1)
+    drifted = BASELINE.replace("(he,", "(xavier,")
+    result = run(drifted)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*VP305 error: 0: the second moment of its weight 'weight' was *"])
+    run(drifted, "--varprobe-update-baselines").assert_outcomes(passed=1)
+    run(drifted).assert_outcomes(passed=1)
+
+
+def test_no_baseline_is_written_in_ci(
+    run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", "true")
+    result = run(BASELINE, "--varprobe-update-baselines")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*CI=true is set, and a baseline is not written in CI*"])
+    assert not (pytester.path / "baselines").exists()
+
+
 def test_what_uses_the_fixture_can_be_chosen(run) -> None:
     code = """
 def test_other():

@@ -6,7 +6,8 @@
         propagation.assert_healthy(Encoder(), torch.randn(32, 64))
 
     @pytest.mark.propagation(draws=5, ignore=["VP103"])  # options of varprobe.check
-    def test_the_decoder_does_on_average(propagation): ...
+    def test_the_decoder_does_on_average(propagation):
+        propagation.assert_healthy(Decoder, make_inputs(), baseline="baselines/decoder.json")
 
 Tests with the fixture have the marker without being told: ``pytest -m propagation`` runs them all.
 What is not said there comes from the command line (``--varprobe-…``), then from ``[tool.varprobe]``
@@ -20,11 +21,14 @@ from __future__ import annotations
 
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from varprobe.errors import PropagationError, SettingsError, VarprobeError
+from varprobe.baseline import refuse_in_ci
+from varprobe.errors import PropagationError, VarprobeError
 from varprobe.settings import Settings, find_settings
 
 if TYPE_CHECKING:
@@ -70,6 +74,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             help=f"{effect} or beginnings of codes, as VP103,VP2; may be repeated.",
         )
 
+    group.addoption(
+        "--varprobe-update-baselines",
+        action="store_true",
+        help="Write the baselines that tests name, in place of comparing with them; not in CI.",
+    )
+
 
 def _read_draws(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
@@ -93,7 +103,9 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     try:
         config.stash[SETTINGS] = find_settings(config.rootpath)
-    except SettingsError as error:
+        if config.getoption("--varprobe-update-baselines"):
+            refuse_in_ci()
+    except VarprobeError as error:
         raise pytest.UsageError(str(error)) from error
 
 
@@ -127,7 +139,12 @@ def propagation(request: pytest.FixtureRequest) -> Propagation:
         marks |= marker.kwargs
     draws = marks.pop("draws", None) or given("draws") or settings.draws or 1
     seed = given("seed") if given("seed") is not None else settings.seed or 0
-    return Propagation(draws=draws, options={"seed": seed, "policy": policy, **marks})
+    return Propagation(
+        draws=draws,
+        options={"seed": seed, "policy": policy, **marks},
+        folder=request.path.parent,
+        update=given("update-baselines"),
+    )
 
 
 class Propagation:
@@ -139,11 +156,19 @@ class Propagation:
         Samples of the weights, where they can be drawn.
     options : mapping
         Options of `varprobe.check`; an argument of a call takes precedence.
+    folder : Path
+        That of the test's file: where the path of a baseline begins.
+    update : bool
+        Whether baselines are written in place of being compared with.
     """
 
-    def __init__(self, *, draws: int, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, *, draws: int, options: Mapping[str, Any], folder: Path, update: bool
+    ) -> None:
         self._draws = draws
         self._options = options
+        self._folder = folder
+        self._update = update
 
     def check(
         self, model: nn.Module | Callable[[], nn.Module], inputs: Any, **options: Any
@@ -153,11 +178,21 @@ class Propagation:
         Parameters
         ----------
         model, inputs, **options
-            As in `varprobe.check`.
+            As in `varprobe.check`. The path of a ``baseline`` begins at the test's file:
+            "baselines/encoder.json".
         """
         import varprobe
 
-        return varprobe.check(model, inputs, **self._complete(model, options))
+        complete = self._complete(model, options)
+        baseline = complete.pop("baseline", None)
+        if not isinstance(baseline, str | PathLike):
+            return varprobe.check(model, inputs, baseline=baseline, **complete)
+        path = self._folder / baseline
+        if not self._update:
+            return varprobe.check(model, inputs, baseline=path, **complete)
+        diagnosis = varprobe.check(model, inputs, **complete)
+        diagnosis.analysis.to_baseline().save(path)
+        return diagnosis
 
     def assert_healthy(
         self, model: nn.Module | Callable[[], nn.Module], inputs: Any, **options: Any

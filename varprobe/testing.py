@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from os import PathLike
 from typing import Any, Literal
 
 from torch import nn
 
 from varprobe.analysis import analyze
+from varprobe.baseline import Baseline
 from varprobe.diagnosis import Diagnosis, Policy, diagnose
 from varprobe.errors import NothingRecordedError
 from varprobe.modules import Inputs, Loss
@@ -28,6 +30,7 @@ def check(
     loss: Loss | Literal[False] | None = None,
     include: Filters | None = None,
     exclude: Filters = (),
+    baseline: Baseline | str | PathLike[str] | None = None,
     policy: Policy | None = None,
     select: Iterable[str] | None = None,
     ignore: Iterable[str] | None = None,
@@ -38,6 +41,8 @@ def check(
     ----------
     model, inputs, kwargs, init, draws, seed, loss, include, exclude
         As in `varprobe.profile`.
+    baseline : Baseline or path, optional
+        What the same model measured before, or its file: see `varprobe.Baseline`.
     policy, select, ignore
         As in `varprobe.diagnose`.
 
@@ -55,6 +60,8 @@ def check(
     Sequential is healthy: 3 layers, 1 draw checked.
     """
     policy = (policy or Policy()).override(select=select, ignore=ignore)
+    if isinstance(baseline, str | PathLike):
+        baseline = Baseline.load(baseline)
     # One draw of kept weights is predicted from these very weights, several from their law.
     one = init is None and draws == 1
     subject = build_model(model, seed=seed) if one else model
@@ -75,7 +82,7 @@ def check(
         recording = Recording(records=(), meta={}, unobserved=(nothing,))
         return diagnose(analyze(recording), policy=policy)
     prediction = predict(subject, inputs, kwargs=kwargs, init=init, loss=loss)
-    return diagnose(analyze(recording, prediction), policy=policy)
+    return diagnose(analyze(recording, prediction, baseline=baseline), policy=policy)
 
 
 def assert_healthy(

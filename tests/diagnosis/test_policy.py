@@ -39,7 +39,7 @@ def test_presets_change_what_the_findings_weigh() -> None:
 def test_lenient_keeps_what_nothing_trains() -> None:
     model = nn.Linear(64, 64)
     nn.init.constant_(model.weight, 0.1)
-    assert levels(vp.Policy(preset="lenient"), model) == {"VP302": "error"}
+    assert levels(vp.Policy(preset="lenient", select=["VP302"]), model) == {"VP302": "error"}
     assert not vp.check(nn.ReLU(), torch.randn(4, 8), policy=vp.Policy(preset="lenient")).healthy
 
 
@@ -103,7 +103,7 @@ def test_arguments_replace_what_the_policy_says() -> None:
 
 def test_codes_that_can_be_read_once_are_not_lost() -> None:
     policy = vp.Policy(select=(code for code in ["VP2"]), ignore=iter(["VP201"]))
-    assert set(policy.checks) == {"VP001", "VP201", "VP202"}
+    assert policy.checks == ("VP001", "VP201", "VP202", "VP203")
     assert dict(vp.check(stack(), torch.randn(16, 64), policy=policy).ignored) == {"VP201": 1}
 
 

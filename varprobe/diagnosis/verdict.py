@@ -12,6 +12,7 @@ from varprobe.diagnosis import (  # noqa: F401
     dead,
     departure,
     designs,
+    drift,
     dtype_range,
     growth,
     nothing,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
@@ -80,7 +81,7 @@ def _describe_rule(code: str, findings: tuple[Finding, ...]) -> dict[str, object
     name = name_check(code, findings)
     described: dict[str, object] = {
         "id": code,
-        "name": "".join(word.capitalize() for word in name.replace("-", " ").split()),
+        "name": "".join(word.capitalize() for word in re.findall("[a-zA-Z0-9]+", name)),
         "shortDescription": {"text": name},
     }
     if code in RULES:
