@@ -155,11 +155,19 @@ def test_given_weights_have_one_draw(propagation):
     run(code, "--varprobe-preset=default").assert_outcomes(passed=1, failed=1)
 
 
-def test_a_mistake_in_the_settings_stops_the_run(run, pytester: pytest.Pytester) -> None:
+def test_a_mistake_in_the_settings_is_no_pass(run, pytester: pytest.Pytester) -> None:
     pytester.makepyprojecttoml('[tool.varprobe]\npreest = "strict"')
-    result = run("def test_other(): pass")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*pyproject.toml, *There is no key named 'preest'.*'preset'?*"])
+    result = run("""
+def test_other():
+    pass
+
+def test_he(propagation):
+    propagation.assert_healthy(he(), inputs)
+""")
+    # Whoever does not ask for the fixture is left alone.
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*pyproject.toml, *There is no key named 'preest'.*'preset'?*"])
+    result.stdout.no_fnmatch_line("*find_settings*")
 
 
 def test_an_unknown_code_is_no_pass(run) -> None:

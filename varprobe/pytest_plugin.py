@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from varprobe.baseline import refuse_in_ci
-from varprobe.errors import PropagationError, VarprobeError
-from varprobe.settings import Settings, find_settings
+from varprobe.errors import BaselineError, PropagationError, VarprobeError
+from varprobe.settings import find_settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from varprobe.diagnosis import Diagnosis
 
 MARKER = "propagation"
-
-SETTINGS = pytest.StashKey[Settings]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -95,18 +93,17 @@ def _read_codes(text: str) -> list[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Announce the marker, and read the project's settings before any test runs."""
+    """Announce the marker, and refuse what CI must not do."""
     config.addinivalue_line(
         "markers",
         f"{MARKER}(**options): options of varprobe.check for the fixture of that name; tests with "
         "the fixture have the marker by themselves",
     )
-    try:
-        config.stash[SETTINGS] = find_settings(config.rootpath)
-        if config.getoption("--varprobe-update-baselines"):
+    if config.getoption("--varprobe-update-baselines"):
+        try:
             refuse_in_ci()
-    except VarprobeError as error:
-        raise pytest.UsageError(str(error)) from error
+        except BaselineError as error:
+            raise pytest.UsageError(str(error)) from error
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
@@ -125,8 +122,9 @@ def propagation(request: pytest.FixtureRequest) -> Propagation:
     def given(name: str) -> Any:
         return request.config.getoption(f"--varprobe-{name}")
 
-    settings = request.config.stash[SETTINGS]
     try:
+        # Not before a test asks: no other test run stops at a file that varprobe cannot read.
+        settings = find_settings(request.config.rootpath)
         policy = Policy.of(settings).override(
             preset=given("preset"), select=given("select"), ignore=given("ignore")
         )

@@ -118,5 +118,12 @@ def test_a_layer_may_drift_if_the_project_says_so(baseline: vp.Baseline) -> None
     assert vp.check(model, inputs, baseline=baseline, policy=policy).healthy
 
 
+def test_a_baseline_is_compared_with_whatever_else_is_selected(baseline: vp.Baseline) -> None:
+    model, inputs = make(0)
+    nn.init.constant_(model[2].weight, 1.02)
+    diagnosis = vp.check(model, inputs, baseline=baseline, select=["VP9"])
+    assert [finding.code for finding in diagnosis.findings] == ["VP305"]
+
+
 def test_without_a_baseline_nothing_drifts() -> None:
     assert vp.check(*make(0), select=["VP305"]).findings == ()

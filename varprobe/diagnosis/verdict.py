@@ -43,7 +43,7 @@ def diagnose(
     select : iterable of str, optional
         Codes of the checks to run; a beginning ("VP2") stands for all codes that begin with it.
         None leaves it to the policy, which runs all unless it says otherwise. VP001 always runs: a
-        gate that looked at nothing never passes.
+        gate that looked at nothing never passes; and so does VP305 where there is a baseline.
     ignore : iterable of str, optional
         Codes or beginnings whose findings are left out, and counted. None leaves it to the policy.
 
@@ -67,6 +67,9 @@ def diagnose(
     <Diagnosis: healthy, 0 finding(s), 3 layers, 1 draw checked>
     """
     followed = (policy or Policy()).override(select=select, ignore=ignore)
+    if analysis.baseline is not None and followed.select is not None:
+        # Who gives a baseline wants it compared with, whatever else is looked at.
+        followed = followed.override(select=[*followed.select, "VP305"])
     judged = [
         followed.find(code, analysis, run)
         for run in analysis.recording.runs or ("",)
