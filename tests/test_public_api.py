@@ -14,6 +14,8 @@ import varprobe
 # To add or to remove a name is a decision. It is made here, and told in CHANGELOG.md.
 PUBLIC = {
     "Analysis",
+    "Baseline",
+    "BaselineError",
     "CompareDisplay",
     "Comparison",
     "DepthDisplay",
@@ -30,6 +32,7 @@ PUBLIC = {
     "NothingRecordedError",
     "PhaseDiagram",
     "PhaseDisplay",
+    "Policy",
     "Prediction",
     "Probe",
     "ProbeStateError",
@@ -37,6 +40,7 @@ PUBLIC = {
     "Record",
     "Recording",
     "RecordingFormatError",
+    "SettingsError",
     "Site",
     "UnknownNameError",
     "Unobserved",

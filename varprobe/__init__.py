@@ -17,9 +17,11 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "analysis": ("Analysis", "analyze"),
+    "baseline": ("Baseline",),
     "comparison": ("Comparison", "compare"),
-    "diagnosis": ("Diagnosis", "Finding", "check_rule", "diagnose"),
+    "diagnosis": ("Diagnosis", "Finding", "Policy", "check_rule", "diagnose"),
     "errors": (
+        "BaselineError",
         "DuplicateNameError",
         "InvalidArgumentError",
         "MissingRuleError",
@@ -27,6 +29,7 @@ _HOMES = {
         "ProbeStateError",
         "PropagationError",
         "RecordingFormatError",
+        "SettingsError",
         "UnknownNameError",
         "UnsupportedModelError",
         "VarprobeError",
@@ -61,14 +64,17 @@ __all__, __getattr__, __dir__ = load_lazily(
 # The same table once more, for those who read types instead of running code.
 if TYPE_CHECKING:
     from varprobe.analysis import Analysis as Analysis, analyze as analyze
+    from varprobe.baseline import Baseline as Baseline
     from varprobe.comparison import Comparison as Comparison, compare as compare
     from varprobe.diagnosis import (
         Diagnosis as Diagnosis,
         Finding as Finding,
+        Policy as Policy,
         check_rule as check_rule,
         diagnose as diagnose,
     )
     from varprobe.errors import (
+        BaselineError as BaselineError,
         DuplicateNameError as DuplicateNameError,
         InvalidArgumentError as InvalidArgumentError,
         MissingRuleError as MissingRuleError,
@@ -76,6 +82,7 @@ if TYPE_CHECKING:
         ProbeStateError as ProbeStateError,
         PropagationError as PropagationError,
         RecordingFormatError as RecordingFormatError,
+        SettingsError as SettingsError,
         UnknownNameError as UnknownNameError,
         UnsupportedModelError as UnsupportedModelError,
         VarprobeError as VarprobeError,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from os import PathLike
 from typing import Any, Literal
 
 from torch import nn
 
 from varprobe.analysis import analyze
-from varprobe.diagnosis import Diagnosis, diagnose
+from varprobe.baseline import Baseline
+from varprobe.diagnosis import Diagnosis, Policy, diagnose
 from varprobe.errors import NothingRecordedError
 from varprobe.modules import Inputs, Loss
 from varprobe.observation.filters import Filters
@@ -28,8 +30,10 @@ def check(
     loss: Loss | Literal[False] | None = None,
     include: Filters | None = None,
     exclude: Filters = (),
+    baseline: Baseline | str | PathLike[str] | None = None,
+    policy: Policy | None = None,
     select: Iterable[str] | None = None,
-    ignore: Iterable[str] = (),
+    ignore: Iterable[str] | None = None,
 ) -> Diagnosis:
     """Say whether signal propagates through a model, and which layer is to blame if not.
 
@@ -37,7 +41,9 @@ def check(
     ----------
     model, inputs, kwargs, init, draws, seed, loss, include, exclude
         As in `varprobe.profile`.
-    select, ignore
+    baseline : Baseline or path, optional
+        What the same model measured before, or its file: see `varprobe.Baseline`.
+    policy, select, ignore
         As in `varprobe.diagnose`.
 
     Returns
@@ -53,6 +59,9 @@ def check(
     >>> print(vp.check(model, torch.randn(32, 64)))
     Sequential is healthy: 3 layers, 1 draw checked.
     """
+    policy = (policy or Policy()).override(select=select, ignore=ignore)
+    if isinstance(baseline, str | PathLike):
+        baseline = Baseline.load(baseline)
     # One draw of kept weights is predicted from these very weights, several from their law.
     one = init is None and draws == 1
     subject = build_model(model, seed=seed) if one else model
@@ -71,9 +80,9 @@ def check(
     except NothingRecordedError as error:
         nothing = Unobserved(module="", reason=str(error))
         recording = Recording(records=(), meta={}, unobserved=(nothing,))
-        return diagnose(analyze(recording), select=select, ignore=ignore)
+        return diagnose(analyze(recording), policy=policy)
     prediction = predict(subject, inputs, kwargs=kwargs, init=init, loss=loss)
-    return diagnose(analyze(recording, prediction), select=select, ignore=ignore)
+    return diagnose(analyze(recording, prediction, baseline=baseline), policy=policy)
 
 
 def assert_healthy(

@@ -9,7 +9,17 @@ codes of failures, ``output`` writes. Everything heavy is imported inside the co
 import click
 
 from varprobe import __version__
-from varprobe.cli import check, compare, demo, explain, identify, phase, predict, profile
+from varprobe.cli import (
+    baseline,
+    check,
+    compare,
+    demo,
+    explain,
+    identify,
+    phase,
+    predict,
+    profile,
+)
 from varprobe.cli.commands import Commands
 from varprobe.cli.options import show_examples
 
@@ -33,7 +43,7 @@ main = Commands(
     ),
     commands=[
         module.command
-        for module in (check, compare, demo, explain, identify, phase, predict, profile)
+        for module in (baseline, check, compare, demo, explain, identify, phase, predict, profile)
     ],
     params=[click.Option(["--traceback"], is_flag=True, help="Show where an error came from.")],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

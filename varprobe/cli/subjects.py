@@ -13,14 +13,17 @@ from varprobe.cli.targets import load_target
 if TYPE_CHECKING:
     from torch import nn
 
+    from varprobe.reporting import Source
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What `varprobe.profile`, `predict`, `check` and `compare` start from."""
+    """What `varprobe.profile`, `predict`, `check` and `compare` start from, and its source."""
 
     model: nn.Module | Callable[[], nn.Module]
     inputs: Any
     loss: Any
+    source: Source
 
 
 def load_subject(
@@ -50,4 +53,4 @@ def load_subject(
             f"TARGET {spec!r} brings no inputs. Add their shape, for example --input 32,3,224,224, "
             "or let it return (model, inputs)."
         )
-    return Subject(model=target.model, inputs=inputs, loss=target.loss)
+    return Subject(model=target.model, inputs=inputs, loss=target.loss, source=target.source)

@@ -15,9 +15,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from varprobe.cli.commands import Failure, summarize_error
+from varprobe.cli.sources import find_source
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from varprobe.reporting import Source
 
 FORM = "package.module:name or path/to/file.py:name"
 GIFT = "a torch.nn.Module, (model, inputs) or (model, inputs, loss)"
@@ -38,12 +41,15 @@ class Target:
         What the model is to be called with; None if the target does not say.
     loss : object
         From the model's output to a scalar; None if the target does not say.
+    source : Source
+        Where it is written down.
     """
 
     model: nn.Module | Callable[[], nn.Module]
     sample: nn.Module
     inputs: Any
     loss: Any
+    source: Source
 
 
 def load_target(spec: str, *, meta: bool = False) -> Target:
@@ -68,7 +74,8 @@ def load_target(spec: str, *, meta: bool = False) -> Target:
         raise Failure(f"TARGET {spec!r} is not of the form {FORM}, for example models.py:build.")
     with _importing(spec):
         module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
-    return _read(_find(module, name, spec), spec, meta=meta)
+    found = _find(module, name, spec)
+    return _read(found, spec, find_source(spec, found, module), meta=meta)
 
 
 @contextlib.contextmanager
@@ -121,7 +128,7 @@ def _find(module: ModuleType, name: str, spec: str) -> Any:
     return found
 
 
-def _read(found: Any, spec: str, *, meta: bool) -> Target:
+def _read(found: Any, spec: str, source: Source, *, meta: bool) -> Target:
     from torch import nn
 
     if isinstance(found, nn.Module | tuple):
@@ -131,7 +138,7 @@ def _read(found: Any, spec: str, *, meta: bool) -> Target:
                 "it is built without: name a function that builds it, or leave out --meta."
             )
         model, inputs, loss = _split(found, spec)
-        return Target(model=model, sample=model, inputs=inputs, loss=loss)
+        return Target(model=model, sample=model, inputs=inputs, loss=loss, source=source)
     if not callable(found):
         kind = type(found).__name__
         raise Failure(f"TARGET {spec!r} is of type {kind}, expected {GIFT}, or a function of it.")
@@ -140,7 +147,13 @@ def _read(found: Any, spec: str, *, meta: bool) -> Target:
         found = _move_to_meta(found, spec)
     # Called once to see what comes with the model; the draws build theirs from their own seeds.
     model, inputs, loss = _split(found(), spec)
-    return Target(model=lambda: _split(found(), spec)[0], sample=model, inputs=inputs, loss=loss)
+    return Target(
+        model=lambda: _split(found(), spec)[0],
+        sample=model,
+        inputs=inputs,
+        loss=loss,
+        source=source,
+    )
 
 
 def _check_signature(function: Callable[..., object], spec: str) -> None:

@@ -71,6 +71,8 @@ class Diagnosis(Presentable):
         Errors first, then warnings and infos, each in order of their codes.
     analysis : Analysis
         What was judged.
+    checks : tuple of str
+        Codes of the checks that ran.
     ignored : mapping of str to int
         Findings left out by ``ignore``, counted by code.
 
@@ -88,6 +90,7 @@ class Diagnosis(Presentable):
 
     findings: tuple[Finding, ...]
     analysis: Analysis
+    checks: tuple[str, ...] = ()
     ignored: Mapping[str, int] = field(default_factory=dict)
 
     @property

@@ -35,7 +35,12 @@ def to_markdown(result: object) -> str:
     <BLANKLINE>
     **Healthy**: 1 layer, 1 draw checked
     """
-    return "\n".join(_list_lines(describe(result))).rstrip() + "\n"
+    return render_markdown(describe(result))
+
+
+def render_markdown(report: Report) -> str:
+    """Return a report as Markdown."""
+    return "\n".join(_list_lines(report)).rstrip() + "\n"
 
 
 def _list_lines(report: Report) -> Iterator[str]:
