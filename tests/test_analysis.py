@@ -12,7 +12,6 @@ from torch import nn
 import varprobe as vp
 from tests.strategies import make_record
 from varprobe.gains import score_chi_square
-from varprobe.moments import geometric_mean
 from varprobe.schema import ANALYSIS
 
 
@@ -147,15 +146,6 @@ def test_chi_is_the_growth_of_the_gradient_between_weighted_layers() -> None:
     assert shown.to_dict() == pytest.approx(
         {"2": gradient["0"] / gradient["2"], "4": gradient["2"] / gradient["4"]}
     )
-
-
-def test_geometric_mean() -> None:
-    assert geometric_mean([1.0, 4.0]) == 2.0
-    assert geometric_mean([0.0, 4.0]) == 0.0
-    assert math.isnan(geometric_mean([math.nan, 0.0]))
-    assert math.isnan(geometric_mean([]))
-    # A product of these would underflow.
-    assert geometric_mean([1e-300] * 5) == pytest.approx(1e-300)
 
 
 def test_zero_and_non_finite_sites_have_no_ratio_and_do_not_crash() -> None:

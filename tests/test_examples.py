@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,12 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
 def test_there_are_examples() -> None:
     assert EXAMPLES
+
+
+def test_the_index_lists_every_example() -> None:
+    index = (Path(__file__).parents[1] / "examples" / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| \[(\S+)\]\((\S+)\) \|", index, re.MULTILINE)
+    assert sorted(listed) == [(path.name, path.name) for path in EXAMPLES]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)

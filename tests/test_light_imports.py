@@ -51,6 +51,7 @@ def list_modules_after(code: str, directory: Path) -> set[str]:
         ("import varprobe.analysis, varprobe.diagnosis", {"torch", "matplotlib"}),
         ("import varprobe.theory", {"matplotlib", "scipy"}),
         ("import varprobe.plotting", {"matplotlib"}),
+        ("import varprobe; varprobe.map_phases('erf', sigma_w2=[1], sigma_b2=[0])", {"torch"}),
     ],
     ids=lambda value: value.strip() if isinstance(value, str) else ",".join(sorted(value)),
 )

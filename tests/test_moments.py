@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given, strategies as st
 
 from tests.strategies import elements
-from varprobe.moments import LinearInput, Moments, merge_exponents, merge_linear_inputs
+from varprobe.moments import (
+    LinearInput,
+    Moments,
+    geometric_mean,
+    merge_exponents,
+    merge_linear_inputs,
+)
 
 UNIT_ROUNDOFF = 2.0**-53
 
@@ -170,3 +176,12 @@ def test_an_input_that_one_side_did_not_see_is_unknown() -> None:
     seen = make_linear_input(1.0, effective_samples=1.0, positions=1)
     assert merge_linear_inputs(seen, None) is None
     assert merge_linear_inputs(None, seen) is None
+
+
+def test_geometric_mean() -> None:
+    assert geometric_mean([1.0, 4.0]) == 2.0
+    assert geometric_mean([0.0, 4.0]) == 0.0
+    assert math.isnan(geometric_mean([math.nan, 0.0]))
+    assert math.isnan(geometric_mean([]))
+    # A product of these would underflow.
+    assert geometric_mean([1e-300] * 5) == pytest.approx(1e-300)

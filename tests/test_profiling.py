@@ -347,6 +347,8 @@ class TestBadInput:
             (lambda y: 3.0, r"must be a scalar tensor, got 3\.0"),
             (lambda y: None, "must be a scalar tensor, got None"),
             (lambda y: y.detach().sum(), "does not depend on any parameter"),
+            (lambda y: torch.ones(3, requires_grad=True).sum(), "does not depend on any parameter"),
+            (lambda y: torch.ones((), requires_grad=True), "does not depend on any parameter"),
             (True, "loss=True: expected a function"),
             ("mse", "loss='mse': expected a function"),
         ],
@@ -354,6 +356,12 @@ class TestBadInput:
     def test_a_loss_is_a_differentiable_scalar(self, loss, message) -> None:
         with pytest.raises(InvalidArgumentError, match=message):
             profile(build(), X, loss=loss)
+
+    def test_a_loss_may_change_the_output_in_place_or_leave_it_out(self) -> None:
+        profile(build(), X, loss=lambda y: y.mul_(2).sum())
+        model = build()
+        penalty = profile(model, X, loss=lambda y: next(model.parameters()).square().sum())
+        assert penalty.select(signal="weight_gradient")
 
     @pytest.mark.parametrize("model", [Nothing(), nn.Sequential(Nothing())])
     def test_a_model_without_a_recorded_layer_is_an_error(self, model) -> None:

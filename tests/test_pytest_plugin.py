@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+# Pytester forgets what a run imported, and no process can import this part of torch twice.
+import torch._dynamo  # noqa: F401
+
 HEAD = """
 import pytest
 import torch
@@ -126,6 +129,130 @@ def test_own(propagation):
     run(code, "--varprobe-ignore=VP101,VP2", "--varprobe-ignore=VP3").assert_outcomes(
         passed=1, failed=1
     )
+
+
+def test_the_settings_of_the_project_count_and_the_command_line_replaces_them(
+    run, pytester: pytest.Pytester
+) -> None:
+    pytester.makepyprojecttoml("""
+[tool.varprobe]
+preset = "lenient"
+ignore = ["VP101"]
+draws = 2
+seed = 5
+""")
+    code = """
+def test_shared(propagation):
+    diagnosis = propagation.check(xavier, inputs)
+    recording = diagnosis.analysis.recording
+    assert (recording.draws, recording.meta["seed"], diagnosis.healthy) == (2, 5, True)
+    assert dict(diagnosis.ignored) == {"VP101": 1}
+
+def test_given_weights_have_one_draw(propagation):
+    propagation.assert_healthy(he(), inputs)
+"""
+    run(code).assert_outcomes(passed=2)
+    run(code, "--varprobe-preset=default").assert_outcomes(passed=1, failed=1)
+
+
+def test_a_mistake_in_the_settings_is_no_pass(run, pytester: pytest.Pytester) -> None:
+    pytester.makepyprojecttoml('[tool.varprobe]\npreest = "strict"')
+    result = run("""
+def test_other():
+    pass
+
+def test_he(propagation):
+    propagation.assert_healthy(he(), inputs)
+""")
+    # Whoever does not ask for the fixture is left alone.
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*pyproject.toml, *There is no key named 'preest'.*'preset'?*"])
+    result.stdout.no_fnmatch_line("*find_settings*")
+
+
+def test_an_unknown_code_is_no_pass(run) -> None:
+    result = run("def test_he(propagation): propagation.assert_healthy(he(), inputs)",
+                 "--varprobe-select=VP310")  # fmt: skip
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*There is no check named 'VP310'. Did you mean *"])
+
+
+def test_the_marker_gives_options_and_the_closest_has_the_last_word(run) -> None:
+    result = run(
+        """
+pytestmark = pytest.mark.propagation(draws=2, ignore=["VP101"])
+
+@pytest.mark.propagation(ignore=["VP2"], seed=3)
+def test_marked(propagation):
+    diagnosis = propagation.check(xavier, inputs)
+    assert dict(diagnosis.ignored) == {"VP201": 1}
+    recording = diagnosis.analysis.recording
+    assert (recording.draws, recording.meta["seed"]) == (2, 3)
+
+@pytest.mark.propagation(wdith=3)
+def test_misspelt(propagation):
+    propagation.assert_healthy(he, inputs)
+""",
+        "--varprobe-seed=9",
+        "--strict-markers",
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*wdith*"])
+
+
+BASELINE = """
+def test_he(propagation):
+    propagation.assert_healthy(he, inputs, baseline="baselines/he.json", ignore=["VP1", "VP2"])
+"""
+
+
+def test_a_baseline_lies_beside_the_test_and_is_written_on_request(
+    run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    missing = run(BASELINE)
+    missing.assert_outcomes(failed=1)
+    missing.stdout.fnmatch_lines(
+        ["*BaselineError: There is no baseline *baselines/he.json. Write*"]
+    )
+    run(BASELINE, "--varprobe-update-baselines").assert_outcomes(passed=1)
+    assert (pytester.path / "baselines" / "he.json").read_text().startswith('{\n  "format"')
+    run(BASELINE, "--varprobe-seed=3").assert_outcomes(passed=1)
+    drifted = BASELINE.replace("(he,", "(xavier,")
+    result = run(drifted)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*VP305 error: 0: the second moment of its weight 'weight' was *"])
+    run(drifted, "--varprobe-update-baselines").assert_outcomes(passed=1)
+    run(drifted).assert_outcomes(passed=1)
+
+
+def test_no_baseline_is_written_in_ci(
+    run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", "true")
+    result = run(BASELINE, "--varprobe-update-baselines")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*CI=true is set, and a baseline is not written in CI*"])
+    assert not (pytester.path / "baselines").exists()
+
+
+def test_what_uses_the_fixture_can_be_chosen(run) -> None:
+    code = """
+def test_other():
+    pass
+
+def test_he(propagation):
+    propagation.assert_healthy(he(), inputs)
+"""
+    run(code, "-m", "propagation").assert_outcomes(passed=1, deselected=1)
+    run(code, "-m", "not propagation").assert_outcomes(passed=1, deselected=1)
+
+
+@pytest.mark.parametrize("codes", ["", " , "])
+def test_a_list_without_codes_is_wrong_usage(run, codes: str) -> None:
+    result = run("", f"--varprobe-ignore={codes}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*has no code, for example VP101,VP2"])
 
 
 @pytest.mark.parametrize("draws", ["0", "-1", "many"])

@@ -6,9 +6,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from varprobe.schema import ANALYSIS, PREDICTION, RECORDING, SIGNALS, Column, build_frame
+from varprobe.schema import (
+    ANALYSIS,
+    PHASE_DIAGRAM,
+    PREDICTION,
+    RECORDING,
+    SIGNALS,
+    Column,
+    build_frame,
+)
 
-TABLES = {"recording": RECORDING, "prediction": PREDICTION, "analysis": ANALYSIS}
+TABLES = {
+    "recording": RECORDING,
+    "prediction": PREDICTION,
+    "analysis": ANALYSIS,
+    "phase diagram": PHASE_DIAGRAM,
+}
 
 COLUMNS = (
     Column("label", "str", "", "a string"),

@@ -17,9 +17,11 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "analysis": ("Analysis", "analyze"),
+    "baseline": ("Baseline",),
     "comparison": ("Comparison", "compare"),
-    "diagnosis": ("Diagnosis", "Finding", "Fix", "check_rule", "diagnose"),
+    "diagnosis": ("Diagnosis", "Finding", "Fix", "Policy", "check_rule", "diagnose"),
     "errors": (
+        "BaselineError",
         "DuplicateNameError",
         "InvalidArgumentError",
         "MissingRuleError",
@@ -27,21 +29,32 @@ _HOMES = {
         "ProbeStateError",
         "PropagationError",
         "RecordingFormatError",
+        "SettingsError",
         "UnknownNameError",
         "UnsupportedModelError",
         "VarprobeError",
         "VarprobeWarning",
     ),
+    "identification": ("Identification", "identify"),
     "initializers": ("Repair", "WeightLaw", "initialization", "initialize", "law_of", "repair"),
     "moments": ("Moments",),
     "monitoring": ("Monitor",),
     "observation": ("is_container", "is_leaf"),
-    "plotting": ("CompareDisplay", "DepthDisplay", "plot_compare", "plot_depth"),
+    "plotting": (
+        "CompareDisplay",
+        "DepthDisplay",
+        "IdentificationDisplay",
+        "PhaseDisplay",
+        "plot_compare",
+        "plot_depth",
+        "plot_identification",
+        "plot_phase",
+    ),
     "probe": ("Probe",),
     "profiling": ("profile",),
     "recording": ("Record", "Recording", "Site", "Unobserved"),
     "testing": ("assert_healthy", "check"),
-    "theory": ("Expectation", "Prediction", "predict", "rule"),
+    "theory": ("Expectation", "PhaseDiagram", "Prediction", "map_phases", "predict", "rule"),
 }
 
 __all__, __getattr__, __dir__ = load_lazily(
@@ -51,15 +64,18 @@ __all__, __getattr__, __dir__ = load_lazily(
 # The same table once more, for those who read types instead of running code.
 if TYPE_CHECKING:
     from varprobe.analysis import Analysis as Analysis, analyze as analyze
+    from varprobe.baseline import Baseline as Baseline
     from varprobe.comparison import Comparison as Comparison, compare as compare
     from varprobe.diagnosis import (
         Diagnosis as Diagnosis,
         Finding as Finding,
         Fix as Fix,
+        Policy as Policy,
         check_rule as check_rule,
         diagnose as diagnose,
     )
     from varprobe.errors import (
+        BaselineError as BaselineError,
         DuplicateNameError as DuplicateNameError,
         InvalidArgumentError as InvalidArgumentError,
         MissingRuleError as MissingRuleError,
@@ -67,11 +83,13 @@ if TYPE_CHECKING:
         ProbeStateError as ProbeStateError,
         PropagationError as PropagationError,
         RecordingFormatError as RecordingFormatError,
+        SettingsError as SettingsError,
         UnknownNameError as UnknownNameError,
         UnsupportedModelError as UnsupportedModelError,
         VarprobeError as VarprobeError,
         VarprobeWarning as VarprobeWarning,
     )
+    from varprobe.identification import Identification as Identification, identify as identify
     from varprobe.initializers import (
         Repair as Repair,
         WeightLaw as WeightLaw,
@@ -86,8 +104,12 @@ if TYPE_CHECKING:
     from varprobe.plotting import (
         CompareDisplay as CompareDisplay,
         DepthDisplay as DepthDisplay,
+        IdentificationDisplay as IdentificationDisplay,
+        PhaseDisplay as PhaseDisplay,
         plot_compare as plot_compare,
         plot_depth as plot_depth,
+        plot_identification as plot_identification,
+        plot_phase as plot_phase,
     )
     from varprobe.probe import Probe as Probe
     from varprobe.profiling import profile as profile
@@ -100,7 +122,9 @@ if TYPE_CHECKING:
     from varprobe.testing import assert_healthy as assert_healthy, check as check
     from varprobe.theory import (
         Expectation as Expectation,
+        PhaseDiagram as PhaseDiagram,
         Prediction as Prediction,
+        map_phases as map_phases,
         predict as predict,
         rule as rule,
     )

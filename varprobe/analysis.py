@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from varprobe.baseline import Baseline
 from varprobe.errors import InvalidArgumentError
 from varprobe.gains import Gain, GainTest, adjust_holm, compare_gains
 from varprobe.moments import geometric_mean
@@ -104,9 +105,16 @@ class SiteAnalysis:
         error = math.hypot(
             scatter / math.sqrt(self.draws),
             MODEL_ERROR[self.expectation.status],
-            *(r.second_moment_error / r.moments.second_moment / self.draws for r in self.records),
+            self.sampling_error,
         )
         return (math.log(self.ratio) + scatter * scatter / 2) / error
+
+    @property
+    def sampling_error(self) -> float:
+        """Relative error of the second moment from reading samples only; 0 if all was read."""
+        return math.hypot(
+            *(r.second_moment_error / r.moments.second_moment / self.draws for r in self.records)
+        )
 
     @property
     def zero_fraction(self) -> float:
@@ -148,6 +156,8 @@ class Analysis(Presentable):
         What was predicted, if anything.
     sites : tuple of SiteAnalysis
         One for each (run, step, site), in order of depth.
+    baseline : Baseline or None
+        What the same model measured before.
 
     Examples
     --------
@@ -163,6 +173,7 @@ class Analysis(Presentable):
     recording: Recording
     prediction: Prediction | None
     sites: tuple[SiteAnalysis, ...]
+    baseline: Baseline | None = None
 
     def select(
         self, *, signal: str, run: str | None = None, operations: bool = False
@@ -217,6 +228,19 @@ class Analysis(Presentable):
             )
         )
 
+    @property
+    def input_moment(self) -> float | None:
+        """Second moment of the input, if a layer with a fan-in is the first that sees it, in a²."""
+        first = next(iter(self.select(signal="activation")), None)
+        records = first.records if first else ()
+        known = [r.linear_input.second_moment for r in records if r.linear_input]
+        return geometric_mean(known) if known else None
+
+    def to_baseline(self) -> Baseline:
+        """Return the second moments, to be saved and compared with later; see `Baseline.of`."""
+        moments = {s.site: s.second_moment for s in self.sites if not s.first.backward}
+        return Baseline.of(self.recording, moments, received=self.input_moment)
+
     def to_frame(self) -> pd.DataFrame:
         """Return a tidy frame with the columns of `varprobe.schema.ANALYSIS`, a row per record."""
         return build_frame(
@@ -242,7 +266,12 @@ class Analysis(Presentable):
         return f"<Analysis of {model}: {self.recording.draws} draw(s), {against}>"
 
 
-def analyze(recording: Recording, prediction: Prediction | None = None) -> Analysis:
+def analyze(
+    recording: Recording,
+    prediction: Prediction | None = None,
+    *,
+    baseline: Baseline | None = None,
+) -> Analysis:
     """Compare what was measured with what was predicted.
 
     Parameters
@@ -252,11 +281,18 @@ def analyze(recording: Recording, prediction: Prediction | None = None) -> Analy
     prediction : Prediction, optional
         From `varprobe.predict`. Without it the local comparison of each layer with its own input
         remains, which holds in any architecture.
+    baseline : Baseline, optional
+        From `varprobe.Baseline.load`: what the same model measured before.
 
     Returns
     -------
     Analysis
         Ratios, significances, gains; nothing is judged yet (see `varprobe.diagnose`).
+
+    Raises
+    ------
+    BaselineError
+        If the baseline is of another model or another experiment.
 
     Examples
     --------
@@ -289,7 +325,10 @@ def analyze(recording: Recording, prediction: Prediction | None = None) -> Analy
         )
         for records in ordered
     )
-    return Analysis(recording=recording, prediction=prediction, sites=sites)
+    analysis = Analysis(recording=recording, prediction=prediction, sites=sites, baseline=baseline)
+    if baseline is not None:
+        baseline.require_match(analysis.to_baseline())
+    return analysis
 
 
 def _compute_chis(groups: Sequence[Sequence[Record]]) -> dict[tuple[str, int, Site], float]:

@@ -10,6 +10,8 @@
     ├── ProbeStateError           a probe used in an order that makes no sense
     ├── UnsupportedModelError     a model or input that cannot be observed, with the way out
     ├── MissingRuleError          the theory was asked to be complete and is not
+    ├── BaselineError             a baseline that is missing, or of another model
+    ├── SettingsError             a pyproject.toml that asks for what does not exist
     └── RecordingFormatError      a file that is no recording, or not a whole one
 
     PropagationError(AssertionError)    the verdict: signal does not propagate
@@ -70,6 +72,14 @@ class UnsupportedModelError(VarprobeError):
 
 class MissingRuleError(VarprobeError):
     """Signal an operation for which the theory has no rule."""
+
+
+class BaselineError(VarprobeError):
+    """Signal a baseline that cannot be read, written or compared with."""
+
+
+class SettingsError(VarprobeError):
+    """Signal a table ``[tool.varprobe]`` that cannot be followed."""
 
 
 class RecordingFormatError(VarprobeError):

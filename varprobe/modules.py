@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import FrameType
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -237,3 +238,13 @@ def split_inputs(
         return (), dict(inputs)
     args = inputs if isinstance(inputs, tuple) else (inputs,)
     return args, dict(kwargs or {})
+
+
+def name_method(frames: Iterable[FrameType]) -> str | None:
+    """Return the first of these frames that runs a method of a module: "Class.method (line 7)"."""
+    for frame in frames:
+        code = frame.f_code
+        first = frame.f_locals.get(code.co_varnames[0]) if code.co_varnames else None
+        if isinstance(first, nn.Module) and hasattr(type(first), code.co_name):
+            return f"{type(first).__name__}.{code.co_name} (line {frame.f_lineno})"
+    return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -23,6 +23,11 @@ from varprobe.observation.preservation import (
 from varprobe.probe import Probe
 from varprobe.recording import Recording, Unobserved
 from varprobe.schema import SIGNALS
+
+IGNORANT_LOSS = (
+    "The loss does not depend on any parameter of the model that requires a gradient. Compute it "
+    "from the output that it is given, or pass loss=False for the forward pass only."
+)
 
 Initialization = str | Callable[[nn.Module], object]
 
@@ -214,7 +219,12 @@ def _run(
     if loss is False:
         return []
     if loss is not None:
-        _check_loss(loss(output)).backward()  # type: ignore[no-untyped-call]
+        # Taken before the loss is computed, which may change the output in place.
+        origins = {t.grad_fn for _, t in walk_tensors(output)} - {None}
+        value = _check_loss(loss(output))
+        if not _leads_back(value, origins, model):
+            raise InvalidArgumentError(IGNORANT_LOSS)
+        value.backward()  # type: ignore[no-untyped-call]
         return []
     # An output may be listed under several names; it gets one cotangent.
     found = {id(t): (path, t) for path, t in walk_tensors(output) if t.requires_grad}
@@ -249,12 +259,27 @@ def _check_loss(value: object) -> torch.Tensor:
             f"The loss must be a scalar tensor, got {found}. Reduce it, for example with .mean()."
         )
     if not value.requires_grad:
-        raise InvalidArgumentError(
-            "The loss does not depend on any parameter of the model that requires a gradient. "
-            "Compute it from the output that it is given, or pass loss=False for the forward pass "
-            "only."
-        )
+        raise InvalidArgumentError(IGNORANT_LOSS)
     return value
+
+
+def _leads_back(loss: torch.Tensor, origins: Set[object], model: nn.Module) -> bool:
+    """Tell whether the graph of a loss leads to where the output came from, or to a parameter."""
+    parameters = {id(parameter) for parameter in model.parameters()}
+    if id(loss) in parameters:
+        return True
+    pending: list[Any] = [loss.grad_fn]
+    # Nodes are kept, not their ids: torch makes a new object for a node whose last one is gone.
+    seen: set[object] = {None}
+    while pending:
+        node = pending.pop()
+        if node in seen:
+            continue
+        if node in origins or id(getattr(node, "variable", None)) in parameters:
+            return True
+        seen.add(node)
+        pending += [before for before, _ in node.next_functions]
+    return False
 
 
 def _annotate(

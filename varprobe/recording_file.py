@@ -236,6 +236,10 @@ def _string(value: Any) -> str:
     return str(_expect(str, value, "a string"))
 
 
+def _boolean(value: Any) -> bool:
+    return bool(_expect(bool, value, "true or false"))
+
+
 def _integer(value: Any) -> int:
     return int(_expect(int, value, "a whole number"))
 
@@ -339,6 +343,7 @@ def _read_fact(value: Any) -> Any:
 _FLOAT_KEY = "$float"
 _NON_FINITE = {repr(value): value for value in (math.nan, math.inf, -math.inf)}
 _SCALARS = {
+    bool: _Codec(_boolean, _boolean),
     float: _Codec(_write_float, _read_float),
     int: _Codec(_integer, _integer),
     str: _Codec(_string, _string),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Generic, TypeVar
 
-from varprobe.errors import DuplicateNameError, UnknownNameError
+from varprobe.errors import DuplicateNameError, InvalidArgumentError, UnknownNameError
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -75,3 +76,46 @@ class Registry(Mapping[K, V], Generic[K, V]):
 
 def _spell(name: object) -> str:
     return name.__qualname__ if isinstance(name, type) else str(name)
+
+
+def split_options(what: str, name: str, *, example: str) -> tuple[str, dict[str, object]]:
+    """Split a name from the options that stand in it as keywords.
+
+    Parameters
+    ----------
+    what : str
+        What it is the name of, for the message of the error.
+    name : str
+        The name, with or without options.
+    example : str
+        How it is to be written, for the same message.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If what stands in the brackets are no keywords with plain values.
+
+    Examples
+    --------
+    >>> split_options("initialization", "normal(std=0.02)", example="normal(std=1)")
+    ('normal', {'std': 0.02})
+    """
+    head, opening, _ = name.partition("(")
+    if not opening:
+        return name, {}
+    try:
+        call = ast.parse(name.strip(), mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
+            raise ValueError
+        return head.strip(), {_read_key(k): ast.literal_eval(k.value) for k in call.keywords}
+    except (SyntaxError, ValueError):
+        raise InvalidArgumentError(
+            f"Cannot read the {what} {name!r}. "
+            f"Options stand in it as keywords, for example {example!r}."
+        ) from None
+
+
+def _read_key(keyword: ast.keyword) -> str:
+    if keyword.arg is None:
+        raise ValueError
+    return keyword.arg

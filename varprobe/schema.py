@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SIGNALS = ("activation", "gradient", "weight", "weight_gradient")
+PHASES = ("ordered", "critical", "chaotic")
 STATUSES = ("exact", "approximate", "unknown", "tainted")
 
 
@@ -78,6 +79,40 @@ ANALYSIS = (
     Column("predicted_gain", "float64", "", "the same from fan-in, weight variance and input"),
     Column("gain_z", "float64", "", "significance of gain against predicted_gain"),
     Column("chi", "float64", "", "gradient's second moment at the layer before / at this one"),
+)
+
+PHASE_DIAGRAM = (
+    Column("sigma_w2", "float64", "", "variance of a weight times the width"),
+    Column("sigma_b2", "float64", "a²", "variance of a bias"),
+    Column("phase", "category", "", "what becomes of gradients and of two inputs", PHASES),
+    Column("q_star", "float64", "a²", "limit of the pre-activations' second moment"),
+    Column("c_star", "float64", "", "limit of the correlation of two inputs"),
+    Column("chi", "float64", "", "growth of gradients' second moments per layer at q_star"),
+    Column("chi_q", "float64", "", "slope of the length map at q_star"),
+    Column("chi_c", "float64", "", "slope of the correlation map at c_star"),
+    Column("xi_q", "float64", "layers", "in which the distance to q_star changes by a factor e"),
+    Column("xi_c", "float64", "layers", "in which the distance to c_star changes by a factor e"),
+    Column("xi_gradient", "float64", "layers", "in which gradients' E[g²] changes by a factor e"),
+)
+
+IDENTIFICATION = (
+    Column("module", "str", "", "name in named_modules(), '' for the root"),
+    Column("parameter", "str", "", "name of the parameter in it"),
+    Column("kind", "str", "", "class name of the module"),
+    Column("shape", "str", "", "sizes joined by ×, '' for a scalar"),
+    Column("numel", "int64", "", "elements"),
+    Column("mean", "float64", "1", "mean of the elements"),
+    Column("std", "float64", "1", "standard deviation of the elements (correction 0)"),
+    Column("distribution", "str", "", "what may have drawn it, alternatives joined by ' or '"),
+    Column("laws", "str", "", "variance laws that the numbers are compatible with, best first"),
+    Column("p_value", "float64", "0..1", "chance of a sample less like the distribution"),
+    Column("follower", "str", "", "nonlinearity behind the layer, '' if none was found"),
+    Column("expected_law", "str", "", "variance law that suits the follower, '' if there is none"),
+    Column("expected_std", "float64", "1", "standard deviation by that law"),
+    Column("ratio", "float64", "", "second moment / variance of the expected law"),
+    Column("z", "float64", "", "significance of ratio, in standard errors of its logarithm"),
+    Column("fits", "boolean", "", "whether ratio is 1 within tolerance and chance, NA without law"),
+    Column("note", "str", "", "what else was seen"),
 )
 
 

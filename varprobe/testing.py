@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from os import PathLike
 from typing import Any, Literal
 
 from torch import nn
 
 from varprobe.analysis import analyze
-from varprobe.diagnosis import Diagnosis, Finding, diagnose
+from varprobe.baseline import Baseline
+from varprobe.diagnosis import Diagnosis, Finding, Policy, diagnose
 from varprobe.diagnosis.effects import add_effects
 from varprobe.errors import NothingRecordedError
 from varprobe.initializers.repairing import list_laws
@@ -30,8 +32,10 @@ def check(
     loss: Loss | Literal[False] | None = None,
     include: Filters | None = None,
     exclude: Filters = (),
+    baseline: Baseline | str | PathLike[str] | None = None,
+    policy: Policy | None = None,
     select: Iterable[str] | None = None,
-    ignore: Iterable[str] = (),
+    ignore: Iterable[str] | None = None,
 ) -> Diagnosis:
     """Say whether signal propagates through a model, and which layer is to blame if not.
 
@@ -39,7 +43,9 @@ def check(
     ----------
     model, inputs, kwargs, init, draws, seed, loss, include, exclude
         As in `varprobe.profile`.
-    select, ignore
+    baseline : Baseline or path, optional
+        What the same model measured before, or its file: see `varprobe.Baseline`.
+    policy, select, ignore
         As in `varprobe.diagnose`.
 
     Returns
@@ -56,6 +62,9 @@ def check(
     >>> print(vp.check(model, torch.randn(32, 64)))
     Sequential is healthy: 3 layers, 1 draw checked.
     """
+    policy = (policy or Policy()).override(select=select, ignore=ignore)
+    if isinstance(baseline, str | PathLike):
+        baseline = Baseline.load(baseline)
     # One draw of kept weights is predicted from these very weights, several from their law.
     one = init is None and draws == 1
     subject = build_model(model, seed=seed) if one else model
@@ -74,9 +83,9 @@ def check(
     except NothingRecordedError as error:
         nothing = Unobserved(module="", reason=str(error))
         recording = Recording(records=(), meta={}, unobserved=(nothing,))
-        return diagnose(analyze(recording), select=select, ignore=ignore)
+        return diagnose(analyze(recording), policy=policy)
     prediction = predict(subject, inputs, kwargs=kwargs, init=init, loss=loss)
-    diagnosis = diagnose(analyze(recording, prediction), select=select, ignore=ignore)
+    diagnosis = diagnose(analyze(recording, prediction, baseline=baseline), policy=policy)
 
     def repredict(finding: Finding) -> Prediction:
         built = build_model(model, seed=seed)

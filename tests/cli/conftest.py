@@ -39,6 +39,9 @@ def with_inputs():
 def with_loss():
     return he(), torch.randn(16, 64), lambda output: output.square().mean()
 
+def with_foreign_loss():
+    return he(), torch.randn(16, 64), lambda output: torch.ones(3, requires_grad=True).sum()
+
 class Noisy(nn.Module):
     def __init__(self):
         super().__init__()

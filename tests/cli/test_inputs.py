@@ -57,3 +57,11 @@ def test_every_dtype_that_is_offered_exists(dtype: str) -> None:
     text = f"2,3:{dtype}" + (":5" if dtype in INTEGERS else "")
     (drawn,) = draw_inputs([parse_input(text)], seed=0, device=torch.device("cpu"))
     assert (str(drawn.dtype), tuple(drawn.shape)) == (f"torch.{dtype}", (2, 3))
+
+
+def test_on_the_meta_device_floats_have_no_numbers_and_integers_do() -> None:
+    specs = [parse_input("4,1000000000000"), parse_input("64:int64:10")]
+    floats, integers = draw_inputs(specs, seed=0, device=torch.device("meta"))
+    assert floats.is_meta
+    (drawn,) = draw_inputs(specs[1:], seed=0, device=torch.device("cpu"))
+    assert torch.equal(integers, drawn)

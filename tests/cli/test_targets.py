@@ -86,3 +86,11 @@ def test_a_module_that_fails_is_no_traceback(tmp_path: Path, code: str, message:
     with pytest.raises(Failure) as caught:
         load_target("failing.py:model")
     assert f"TARGET 'failing.py:model' cannot be imported: {message}" in caught.value.message
+
+
+def test_under_the_meta_device_every_call_builds_without_numbers() -> None:
+    target = load_target("models.py:with_inputs", meta=True)
+    assert not isinstance(target.model, nn.Module)
+    for model in (target.sample, target.model()):
+        assert all(parameter.is_meta for parameter in model.parameters())
+    assert target.inputs.is_meta

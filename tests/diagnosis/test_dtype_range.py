@@ -44,3 +44,12 @@ def test_gradients_of_a_loss_of_ones_own_are_judged(scale: float, count: int) ->
     found = judge(model, inputs, "VP902", loss=lambda y: y.float().mean() * scale)
     assert len(found) == count
     assert all("gradient" in finding.message for finding in found)
+
+
+def test_scores_that_are_masked_are_no_overflow() -> None:
+    class Masks(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.masked_fill(x < 0, torch.finfo(x.dtype).min)
+
+    model, inputs = layer(0.1, torch.float32)
+    assert judge(nn.Sequential(model, Masks(), nn.Softmax(-1)), inputs, "VP902") == []

@@ -14,7 +14,7 @@ from varprobe.diagnosis.growth import MAX_GROWTH, RELU_LOG_VARIANCE, SIGNIFICANC
 
 
 def findings_of(model: nn.Module, inputs: torch.Tensor, **options: object) -> dict[str, vp.Finding]:
-    diagnosis = vp.check(model, inputs, **options)
+    diagnosis = vp.diagnose(vp.analyze(vp.profile(model, inputs, **options)))
     return {f.code: f for f in diagnosis.all_findings if f.level != "info"}
 
 

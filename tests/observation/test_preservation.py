@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import copy
 import random
 
@@ -13,6 +14,7 @@ from varprobe.errors import UnsupportedModelError
 from varprobe.observation.preservation import (
     copy_inputs,
     preserved,
+    preserved_defaults,
     preserved_random_states,
     seed_generators,
 )
@@ -181,3 +183,21 @@ def test_inputs_are_copied_wherever_they_are() -> None:
     copies["index"].zero_()
     assert packed.data.sum() == 3.0
     assert inputs["index"].sum() == 3
+
+
+@pytest.mark.parametrize("device", [None, "cpu", "meta"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_defaults_are_restored(device, fails) -> None:
+    torch.set_default_device(device)
+    try:
+        before = torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
+        with contextlib.suppress(KeyError), preserved_defaults():
+            torch.set_default_dtype(torch.float64)
+            torch.set_default_device("cpu" if device == "meta" else "meta")
+            torch.set_grad_enabled(False)
+            if fails:
+                raise KeyError
+        after = torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
+        assert after == before
+    finally:
+        torch.set_default_device(None)

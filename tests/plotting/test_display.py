@@ -100,7 +100,9 @@ def test_a_subfigure_leads_to_its_figure() -> None:
 
 def test_axes_that_do_not_fit_the_signals_are_an_error() -> None:
     figure, axes = plt.subplots()
-    with pytest.raises(InvalidArgumentError, match=r"2 signals.*but 1 axes"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"2 panels are drawn \(activation, gradient\).*but 1 axes"
+    ):
         make_display().plot(axes)
     plt.close(figure)
 

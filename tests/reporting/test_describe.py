@@ -112,8 +112,10 @@ def test_a_prediction_shows_error_bars_and_what_it_has_no_rule_for() -> None:
     (table,) = find(report.sections, "Activations").tables
     assert read(table)["a"]["error bar"] == "0.500"
     (unknown,) = find(report.sections, "Gradients").tables
-    assert read(unknown)["b"]["reason"] == "aten.fft: no rule"
-    assert report.unobserved == ("operations without a rule: aten.fft (2)",)
+    assert read(unknown)["b"]["status"] == "unknown"
+    (operations,) = find(report.sections, "Operations without a rule").tables
+    assert operations.rows == (("aten.fft", "2"),)
+    assert report.closing == "3 tensors: 2 exact, 1 unknown"
 
 
 def test_details_hold_every_site_of_every_signal() -> None:
@@ -128,7 +130,10 @@ def test_nothing_recorded_is_no_obstacle() -> None:
 
 
 def test_an_empty_prediction_is_no_obstacle() -> None:
-    assert describe(Prediction()).sections == ()
+    report = describe(Prediction())
+    assert [section.title for section in report.sections] == ["Operations without a rule"]
+    assert report.draw is None
+    assert report.closing == "0 tensors: nothing to predict"
 
 
 def test_other_things_are_no_results() -> None:

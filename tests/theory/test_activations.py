@@ -107,6 +107,15 @@ def check_integrals(name, variance, mean):
         assert value == pytest.approx(expected, rel=0, abs=tolerance), integral
 
 
+@pytest.mark.parametrize("variance", [1e12, 1e16, 1e24])
+def test_closed_forms_keep_their_digits_at_large_variances(variance):
+    # Far out GELU is a ReLU, up to variance^(-3/2) of it, and erf the sign, but for |x| of order 1.
+    gelu, erf = build("gelu"), build("erf")
+    assert float(gelu.second_moment(variance)) == pytest.approx(variance / 2, rel=1e-14)
+    missing = 1 - float(erf.second_moment(variance))
+    assert missing == pytest.approx(2 / math.pi / math.sqrt(variance), abs=4e-16)
+
+
 @pytest.mark.parametrize("name", CLOSED)
 def test_closed_forms_equal_the_quadrature_they_replace(name):
     phi = build(name)

@@ -19,7 +19,7 @@ def test_largest_of_four_independent_normals():
     largest = Largest((1.0,) * 4, 0.0)
     assert largest.mean == pytest.approx(1.02938, rel=TABLE)
     assert largest.spread**2 == pytest.approx(0.49172, rel=TABLE)
-    assert largest.shares == pytest.approx([0.25] * 4)
+    assert largest.shares.tolist() == pytest.approx([0.25] * 4)
 
 
 def test_a_common_part_moves_the_maximum_and_shrinks_its_gain():
@@ -36,7 +36,7 @@ def test_narrow_elements_win_less_often():
     shares = np.bincount(draws.argmax(1), minlength=3) / len(draws)
     largest = Largest(tuple(spreads), 0.0)
     # 4 standard errors of a share: 4 sqrt(0.25 / 400,000) = 0.003.
-    assert largest.shares == pytest.approx(shares.tolist(), abs=0.003)
+    assert largest.shares.tolist() == pytest.approx(shares.tolist(), abs=0.003)
     assert largest.mean == pytest.approx(draws.max(1).mean(), rel=0.01)
 
 

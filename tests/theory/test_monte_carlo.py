@@ -32,6 +32,33 @@ def vgg(norm):
     )
 
 
+class Residual(nn.Module):
+    """Two convolutions around a shortcut, and a ReLU behind the sum."""
+
+    def __init__(self, inside, outside, norm, stride=1):
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.Conv2d(inside, outside, 3, stride, padding=1, bias=False), norm(outside), nn.ReLU(),
+            nn.Conv2d(outside, outside, 3, padding=1, bias=False), norm(outside),
+        )  # fmt: skip
+        self.shortcut = nn.Sequential()
+        if stride > 1:
+            self.shortcut.append(nn.Conv2d(inside, outside, 1, stride, bias=False))
+            self.shortcut.append(norm(outside))
+
+    def forward(self, x):
+        return torch.relu(self.branch(x) + self.shortcut(x))
+
+
+def resnet(norm):
+    return stack(
+        conv_block(3, 64, lambda: norm(64), nn.ReLU),
+        lambda: (Residual(64, 64, norm), Residual(64, 64, norm)),
+        lambda: (Residual(64, 64, norm, stride=2), Residual(64, 64, norm)),
+        lambda: (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)),
+    )
+
+
 # name: builder, input, initialization, allowed error of the law itself: of order 1/width where a
 # slope varies with its argument, of the copula for max pooling, of order r² for batch norm.
 CASES = {
@@ -85,6 +112,10 @@ CASES = {
         (8, 3, 8, 8), "kaiming_normal", 0.12,
     ),
     "vgg": (vgg(False), (8, 3, 16, 16), "kaiming_normal", 0.12),
+    "post-activation": (resnet(nn.Identity), (8, 3, 8, 8), "kaiming_normal", 0.1),
+    "post-activation with batch norm": (
+        resnet(nn.BatchNorm2d), (8, 3, 8, 8), "kaiming_normal", 0.1,
+    ),
     "vgg with batch norm": (vgg(True), (8, 3, 16, 16), "kaiming_normal", 0.12),
 }  # fmt: skip
 
@@ -93,7 +124,7 @@ def compare(build, x, init, draws):
     """Yield key, expectation and measured second moments of what is not zero by symmetry."""
     prediction = vp.predict(build, x, init=init)
     for (signal, name), moments in sample_second_moments(build, x, init, draws).items():
-        module, _, output = name.partition(".")
+        module, _, output = name.rpartition(".") if "." in name else (name, "", "")
         row = prediction.find(Site(module=module, output=output, signal=signal))
         assert row.status in ("exact", "approximate"), row
         if moments.mean() < 1e-10:  # a bias before a norm, zero but for float32

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from varprobe.errors import UnknownNameError
+from varprobe.errors import InvalidArgumentError, UnknownNameError
 from varprobe.theory.callables import adapt, differentiate, find_kinks
 from varprobe.theory.nonlinearities import NONLINEARITIES, from_module, get_nonlinearity
 
@@ -126,8 +126,16 @@ def test_an_unknown_name_lists_and_suggests():
 
 
 def test_parameters_that_do_not_fit_are_refused():
-    with pytest.raises(TypeError, match="negative_slope"):
+    with pytest.raises(InvalidArgumentError, match=r"relu takes no parameters, but .*slope"):
         get_nonlinearity("relu", negative_slope=0.1)
+    with pytest.raises(InvalidArgumentError, match=r"elu takes alpha, but .*'beta'"):
+        get_nonlinearity("elu(beta=2)")
+    with pytest.raises(InvalidArgumentError, match=r"for example 'elu\(alpha=0.5\)'"):
+        get_nonlinearity("elu(2)")
+
+
+def test_parameters_may_stand_in_the_name():
+    assert repr(get_nonlinearity("gelu(approximate='tanh')")) == "gelu(approximate='tanh')"
 
 
 def test_what_is_neither_name_nor_module_nor_callable_is_refused():

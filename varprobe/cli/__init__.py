@@ -9,7 +9,17 @@ codes of failures, ``output`` writes. Everything heavy is imported inside the co
 import click
 
 from varprobe import __version__
-from varprobe.cli import check, compare, demo, explain, profile
+from varprobe.cli import (
+    baseline,
+    check,
+    compare,
+    demo,
+    explain,
+    identify,
+    phase,
+    predict,
+    profile,
+)
 from varprobe.cli.commands import Commands
 from varprobe.cli.options import show_examples
 
@@ -31,7 +41,10 @@ main = Commands(
         "varprobe compare models.py:build --input 32,3,224,224 --draws 4",
         "varprobe explain VP301",
     ),
-    commands=[module.command for module in (check, compare, demo, explain, profile)],
+    commands=[
+        module.command
+        for module in (baseline, check, compare, demo, explain, identify, phase, predict, profile)
+    ],
     params=[click.Option(["--traceback"], is_flag=True, help="Show where an error came from.")],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

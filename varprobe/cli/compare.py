@@ -39,7 +39,7 @@ INITS = ("default", "xavier_normal", "kaiming_normal")
 )
 @options.draws(default=8)
 @options.seed
-@options.output_format
+@options.verdict_format
 @options.html
 @options.plot
 @click.pass_context
@@ -72,7 +72,7 @@ def command(
             loss=subject.loss,
             progress=lambda name, draw: advance(f"{name}, draw {draw}"),
         )
-    write_result(comparison, output_format)
+    write_result(comparison, output_format, source=subject.source)
     if html is not None:
         write_file(html, comparison.to_html)
     if plot is not None:

@@ -63,9 +63,20 @@ def parse_input(text: str) -> InputSpec:
 
 
 def draw_inputs(specs: Sequence[InputSpec], *, seed: int, device: Any) -> tuple[Any, ...]:
-    """Return positional arguments for a model, on its device, the same for the same seed."""
+    """Return positional arguments for a model, on its device, the same for the same seed.
+
+    On the meta device floats have a shape and no numbers. Integers keep theirs: which of them are
+    equal matters to an embedding, and they take little memory.
+    """
     import torch
 
     # Drawn on the CPU, so that a model sees the same inputs on every device.
     generator = torch.Generator().manual_seed(seed)
+    if torch.device(device).type == "meta":
+        return tuple(
+            torch.empty(spec.shape, dtype=getattr(torch, spec.dtype), device=device)
+            if spec.high is None
+            else spec.draw(generator)
+            for spec in specs
+        )
     return tuple(spec.draw(generator).to(device) for spec in specs)

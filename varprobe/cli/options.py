@@ -80,13 +80,11 @@ html = click.option("--html", type=FILE, help="Also write a self-contained page.
 
 plot = click.option("--plot", type=FILE, help="Also draw the curves, as .png, .svg or .pdf.")
 
-output_format = click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="What is written to stdout; json is one document and nothing else.",
+preset = click.option(
+    "--preset",
+    type=click.Choice(["strict", "default", "lenient"]),
+    help="strict makes errors of warnings, lenient warnings of all errors but those that no "
+    "training survives. [default: as pyproject.toml says, or default]",
 )
 
 select = click.option(
@@ -104,6 +102,20 @@ ignore = click.option(
 )
 
 
+project_seed = click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    help="The same seed gives the same numbers. [default: as pyproject.toml says, or 0]",
+)
+
+project_draws = click.option(
+    "--draws",
+    type=click.IntRange(min=1),
+    help="Samples of the weights; more than one needs --init or a TARGET that builds models. "
+    "[default: as pyproject.toml says, or 1]",
+)
+
+
 def draws(default: int) -> Decorator:
     """Return the option for the number of draws."""
     return click.option(
@@ -113,3 +125,28 @@ def draws(default: int) -> Decorator:
         show_default=True,
         help="Samples of the weights; more than one needs --init or a TARGET that builds models.",
     )
+
+
+def _offer_formats(*formats: str, more: str = "") -> Decorator:
+    return click.option(
+        "--format",
+        "output_format",
+        type=click.Choice(formats),
+        default="text",
+        show_default=True,
+        help="What is written to stdout; json is one document and nothing else, markdown is for "
+        f"pull requests{more}.",
+    )
+
+
+output_format = _offer_formats("text", "json", "markdown")
+
+verdict_format = _offer_formats(
+    "text",
+    "json",
+    "markdown",
+    "github",
+    "junit",
+    "sarif",
+    more=", github annotates a change, junit and sarif are for CI",
+)

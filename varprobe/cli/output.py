@@ -7,10 +7,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from varprobe.cli.commands import Failure
+
+if TYPE_CHECKING:
+    from varprobe.reporting import Source
 
 
 @contextlib.contextmanager
@@ -49,12 +53,40 @@ def show_progress(total: int) -> Iterator[Callable[[str], None]]:
         yield lambda label: progress.update(task, advance=1, description=label)
 
 
-def write_result(result: object, output_format: str, *, only_findings: bool = False) -> None:
-    """Write a result to stdout, for people or for a program."""
-    from varprobe.reporting import describe, to_json
+def write_result(
+    result: object,
+    output_format: str,
+    *,
+    only_findings: bool = False,
+    source: Source | None = None,
+) -> None:
+    """Write a result to stdout, for people or for a program.
 
-    if output_format == "json":
-        click.echo(to_json(result), nl=False)
+    Parameters
+    ----------
+    result : object
+        What a public call returned.
+    output_format : str
+        One of those that `varprobe.cli.options.verdict_format` offers.
+    only_findings : bool
+        Whether a text leaves out the tables.
+    source : Source, optional
+        What the result is about, for formats that name it and point to a line.
+    """
+    from varprobe import reporting
+
+    documents: dict[str, Callable[[], str]] = {
+        "json": lambda: reporting.to_json(result),
+        "markdown": lambda: reporting.to_markdown(result),
+        "github": lambda: reporting.to_github(result, source=source),
+        "junit": lambda: reporting.to_junit(result, source=source),
+        "sarif": lambda: reporting.to_sarif(result, source=source),
+    }
+    if output_format in documents:
+        click.echo(documents[output_format](), nl=False)
+        summary = os.environ.get("GITHUB_STEP_SUMMARY")
+        if output_format == "github" and summary:
+            _append(Path(summary), f"{reporting.summarize_for_github(result, source=source)}\n")
         return
     from rich.console import Console
 
@@ -62,8 +94,16 @@ def write_result(result: object, output_format: str, *, only_findings: bool = Fa
 
     # Rich takes 80 columns where it finds no terminal; the tables are made for a little more.
     wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH
-    report = describe(result)
+    report = reporting.describe(result)
     Console(width=wide).print(render_findings(report) if only_findings else render(report))
+
+
+def _append(path: Path, text: str) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise Failure(f"{str(path)!r} cannot be written: {error.strerror}.") from error
 
 
 def write_file(path: Path, write: Callable[[Path], object], *, err: bool = True) -> None:

@@ -13,18 +13,25 @@ from varprobe.cli.targets import load_target
 if TYPE_CHECKING:
     from torch import nn
 
+    from varprobe.reporting import Source
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """The first arguments of `varprobe.profile`, `varprobe.check` and `varprobe.compare`."""
+    """What `varprobe.profile`, `predict`, `check` and `compare` start from, and its source."""
 
     model: nn.Module | Callable[[], nn.Module]
     inputs: Any
     loss: Any
+    source: Source
 
 
-def load_subject(spec: str, specs: Sequence[InputSpec], *, seed: int) -> Subject:
+def load_subject(
+    spec: str, specs: Sequence[InputSpec], *, seed: int, meta: bool = False
+) -> Subject:
     """Return the model that TARGET names, with the inputs asked for or else with its own.
+
+    With ``meta``, both are on the meta device, where tensors have no numbers.
 
     Raises
     ------
@@ -35,14 +42,15 @@ def load_subject(spec: str, specs: Sequence[InputSpec], *, seed: int) -> Subject
 
     # For a target that draws weights or inputs while it is imported or called.
     torch.manual_seed(seed)
-    target = load_target(spec)
+    target = load_target(spec, meta=meta)
     inputs = target.inputs
     if specs:
         device = next((p.device for p in target.sample.parameters()), torch.device("cpu"))
+        device = torch.device("meta") if meta else device
         inputs = draw_inputs(specs, seed=seed, device=device)
     if inputs is None:
         raise Failure(
             f"TARGET {spec!r} brings no inputs. Add their shape, for example --input 32,3,224,224, "
             "or let it return (model, inputs)."
         )
-    return Subject(model=target.model, inputs=inputs, loss=target.loss)
+    return Subject(model=target.model, inputs=inputs, loss=target.loss, source=target.source)

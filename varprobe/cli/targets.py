@@ -15,9 +15,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from varprobe.cli.commands import Failure, summarize_error
+from varprobe.cli.sources import find_source
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from varprobe.reporting import Source
 
 FORM = "package.module:name or path/to/file.py:name"
 GIFT = "a torch.nn.Module, (model, inputs) or (model, inputs, loss)"
@@ -38,15 +41,18 @@ class Target:
         What the model is to be called with; None if the target does not say.
     loss : object
         From the model's output to a scalar; None if the target does not say.
+    source : Source
+        Where it is written down.
     """
 
     model: nn.Module | Callable[[], nn.Module]
     sample: nn.Module
     inputs: Any
     loss: Any
+    source: Source
 
 
-def load_target(spec: str) -> Target:
+def load_target(spec: str, *, meta: bool = False) -> Target:
     """Return what a TARGET gives.
 
     Parameters
@@ -54,18 +60,22 @@ def load_target(spec: str) -> Target:
     spec : str
         ``package.module:name`` or ``path/to/file.py:name``; the name may have dots. It stands for
         a module, a tuple, or a function or class without required arguments.
+    meta : bool
+        Whether it is called under torch's meta device, so that what it makes takes no memory.
 
     Raises
     ------
     Failure
-        If it cannot be imported, has no such name, or gives something else.
+        If it cannot be imported, has no such name, or gives something else; on the meta device also
+        if there is nothing to call, or it needs numbers.
     """
     place, colon, name = spec.rpartition(":")
     if not (place and colon and name):
         raise Failure(f"TARGET {spec!r} is not of the form {FORM}, for example models.py:build.")
     with _importing(spec):
         module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
-    return _read(_find(module, name, spec), spec)
+    found = _find(module, name, spec)
+    return _read(found, spec, find_source(spec, found, module), meta=meta)
 
 
 @contextlib.contextmanager
@@ -118,19 +128,32 @@ def _find(module: ModuleType, name: str, spec: str) -> Any:
     return found
 
 
-def _read(found: Any, spec: str) -> Target:
+def _read(found: Any, spec: str, source: Source, *, meta: bool) -> Target:
     from torch import nn
 
     if isinstance(found, nn.Module | tuple):
+        if meta:
+            raise Failure(
+                f"TARGET {spec!r} is a model already, with numbers in memory. On the meta device "
+                "it is built without: name a function that builds it, or leave out --meta."
+            )
         model, inputs, loss = _split(found, spec)
-        return Target(model=model, sample=model, inputs=inputs, loss=loss)
+        return Target(model=model, sample=model, inputs=inputs, loss=loss, source=source)
     if not callable(found):
         kind = type(found).__name__
         raise Failure(f"TARGET {spec!r} is of type {kind}, expected {GIFT}, or a function of it.")
     _check_signature(found, spec)
+    if meta:
+        found = _move_to_meta(found, spec)
     # Called once to see what comes with the model; the draws build theirs from their own seeds.
     model, inputs, loss = _split(found(), spec)
-    return Target(model=lambda: _split(found(), spec)[0], sample=model, inputs=inputs, loss=loss)
+    return Target(
+        model=lambda: _split(found(), spec)[0],
+        sample=model,
+        inputs=inputs,
+        loss=loss,
+        source=source,
+    )
 
 
 def _check_signature(function: Callable[..., object], spec: str) -> None:
@@ -145,6 +168,23 @@ def _check_signature(function: Callable[..., object], spec: str) -> None:
             f"TARGET {spec!r} must be callable without arguments ({error}): name a function that "
             "fills them in."
         ) from None
+
+
+def _move_to_meta(build: Callable[[], object], spec: str) -> Callable[[], object]:
+    """Return the function under the meta device."""
+    import torch
+
+    def build_on_meta() -> object:
+        try:
+            with torch.device("meta"):
+                return build()
+        except (RuntimeError, NotImplementedError) as error:
+            raise Failure(
+                f"TARGET {spec!r} cannot be built on the meta device: {summarize_error(error)}. "
+                "Its constructor looks at numbers, which do not exist there: leave out --meta."
+            ) from error
+
+    return build_on_meta
 
 
 def _split(given: object, spec: str) -> tuple[nn.Module, Any, Any]:

@@ -38,9 +38,9 @@ whole does."""
     "VP902",
     name="values at the end of the dtype's range",
     level="warning",
-    what=f"A weight or activation (and with a loss of one's own, a gradient) is within a factor of "
-    f"{HEADROOM} of the largest number of the model's dtype, or more than {MAX_SUBNORMAL:.0%} of "
-    "its elements are below the smallest normal one.",
+    what="A weight or the output of a layer with weights (and with a loss of one's own, a "
+    f"gradient) is within a factor of {HEADROOM} of the largest number of the model's dtype, or "
+    f"more than {MAX_SUBNORMAL:.0%} of its elements are below the smallest normal one.",
     why="The next batch overflows to infinity, or small numbers become 0: in float16 below 6e-8.",
     remedy="Use bfloat16 or float32 there, scale the loss (torch.amp.GradScaler), or normalize.",
     reference="Micikevicius et al. 2018, Mixed Precision Training, section 3.2.",
@@ -52,8 +52,13 @@ def find_range_ends(analysis: Analysis, run: str) -> Iterator[Finding]:
         return
     # The scale of a random cotangent says nothing about that of the user's loss.
     own_loss = analysis.recording.meta.get("loss") == "user"
-    signals = ("weight", "activation", *(("gradient", "weight_gradient") if own_loss else ()))
-    sites = [site for signal in signals for site in analysis.select(signal=signal, run=run)]
+    signals = ("activation", "gradient") if own_loss else ("activation",)
+    owned = ("weight", "weight_gradient") if own_loss else ("weight",)
+    # Attention writes the dtype's end into scores on purpose: outputs of layers with weights count.
+    sites = [
+        *(site for signal in owned for site in analysis.select(signal=signal, run=run)),
+        *(site for signal in signals for site in analysis.select_weighted(signal=signal, run=run)),
+    ]
     limit = RANGES[dtype].largest / HEADROOM
     high = next((site for site in sites if _largest(site) >= limit), None)
     if high is not None:

@@ -93,11 +93,15 @@ class Finding:
     consequences: tuple[Finding, ...] = ()
 
     def __str__(self) -> str:
-        lines = [f"{self.code} {self.level}: {self.where}: {self.message}", f"fix: {self.remedy}"]
-        if self.effect:
-            lines.append(f"predicted: {self.effect}")
-        lines += [f"hence {c.title}: {c.where}: {c.message}" for c in self.consequences]
-        return "\n    ".join(lines)
+        head = f"{self.code} {self.level}: {self.where}: {self.message}"
+        return "\n    ".join((head, *self.notes))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to do about it, what that will do, and what follows from it, a line each."""
+        predicted = [f"predicted: {self.effect}"] if self.effect else []
+        hence = [f"hence {c.title}: {c.where}: {c.message}" for c in self.consequences]
+        return (f"fix: {self.remedy}", *predicted, *hence)
 
     @property
     def title(self) -> str:
@@ -121,6 +125,8 @@ class Diagnosis(Presentable):
         first, then warnings and infos; among these the strongest cause first.
     analysis : Analysis
         What was judged.
+    checks : tuple of str
+        Codes of the checks that ran.
     ignored : mapping of str to int
         Findings left out by ``ignore``, counted by code.
 
@@ -140,6 +146,7 @@ class Diagnosis(Presentable):
 
     findings: tuple[Finding, ...]
     analysis: Analysis
+    checks: tuple[str, ...] = ()
     ignored: Mapping[str, int] = field(default_factory=dict)
 
     @property

@@ -15,13 +15,9 @@ from dataclasses import replace
 from varprobe.analysis import Analysis, SiteAnalysis
 from varprobe.diagnosis.dead import is_dead
 from varprobe.diagnosis.finding import Finding, Fix
-from varprobe.diagnosis.weights import (
-    CENTRED,
-    NONLINEARITIES,
-    compute_gain_squared,
-    list_followers,
-)
+from varprobe.diagnosis.weights import NONLINEARITIES, compute_gain_squared, list_followers
 from varprobe.moments import geometric_mean
+from varprobe.theory.followers import CENTRED
 
 SAME = 1.05
 """Factor between two variances that are one law: truncation and rounding stay within it."""
@@ -110,7 +106,7 @@ class _Pharmacy:
 
 def spell_law(kind: str) -> str:
     """Return the initialization that suits a nonlinearity, by the class name of its module."""
-    if kind in CENTRED:
+    if NONLINEARITIES[kind] in CENTRED:
         return "xavier_normal"
     if kind in ("ReLU", "LeakyReLU"):
         return f"kaiming_normal(nonlinearity={NONLINEARITIES[kind]!r})"

@@ -12,6 +12,7 @@ from varprobe.diagnosis import (  # noqa: F401
     dead,
     departure,
     designs,
+    drift,
     dtype_range,
     growth,
     nothing,
@@ -23,11 +24,15 @@ from varprobe.diagnosis import (  # noqa: F401
 from varprobe.diagnosis.causes import attribute
 from varprobe.diagnosis.finding import Diagnosis
 from varprobe.diagnosis.fixes import prescribe
-from varprobe.diagnosis.rule import RULES
+from varprobe.diagnosis.policy import Policy
 
 
 def diagnose(
-    analysis: Analysis, *, select: Iterable[str] | None = None, ignore: Iterable[str] = ()
+    analysis: Analysis,
+    *,
+    policy: Policy | None = None,
+    select: Iterable[str] | None = None,
+    ignore: Iterable[str] | None = None,
 ) -> Diagnosis:
     """Judge an analysis with every check.
 
@@ -35,11 +40,14 @@ def diagnose(
     ----------
     analysis : Analysis
         From `varprobe.analyze`.
+    policy : Policy, optional
+        Which checks run, where, and how much their findings weigh.
     select : iterable of str, optional
-        Codes of the checks to run; a prefix ("VP2") stands for all codes that begin with it. None
-        runs all. VP001 always runs: a gate that looked at nothing never passes.
-    ignore : iterable of str
-        Codes or prefixes whose findings are left out, and counted.
+        Codes of the checks to run; a beginning ("VP2") stands for all codes that begin with it.
+        None leaves it to the policy, which runs all unless it says otherwise. VP001 always runs: a
+        gate that looked at nothing never passes; and so does VP305 where there is a baseline.
+    ignore : iterable of str, optional
+        Codes or beginnings whose findings are left out, and counted. None leaves it to the policy.
 
     Returns
     -------
@@ -50,6 +58,8 @@ def diagnose(
     ------
     UnknownNameError
         If a code in ``select`` or ``ignore`` matches no check.
+    InvalidArgumentError
+        If VP001 is to be ignored.
 
     Examples
     --------
@@ -58,29 +68,19 @@ def diagnose(
     >>> vp.diagnose(vp.analyze(vp.profile(model, torch.randn(32, 64))))
     <Diagnosis: healthy, 0 finding(s), 3 layers, 1 draw checked>
     """
-    chosen = set(RULES) if select is None else {"VP001", *_expand(select)}
-    ignored = _expand(ignore)
-    found = [
-        finding
+    followed = (policy or Policy()).override(select=select, ignore=ignore)
+    if analysis.baseline is not None and followed.select is not None:
+        # Who gives a baseline wants it compared with, whatever else is looked at.
+        followed = followed.override(select=[*followed.select, "VP305"])
+    judged = [
+        followed.find(code, analysis, run)
         for run in analysis.recording.runs or ("",)
-        for code in sorted(chosen)
-        for finding in RULES[code].find(analysis, run)
+        for code in followed.checks
     ]
-    kept = [finding for finding in found if finding.code not in ignored]
+    found = [finding for counted, _ in judged for finding in counted]
     return Diagnosis(
-        findings=tuple(prescribe(cause, analysis, kept) for cause in attribute(kept, analysis)),
+        findings=tuple(prescribe(cause, analysis, found) for cause in attribute(found, analysis)),
         analysis=analysis,
-        ignored=Counter(f.code for f in found if f.code in ignored),
+        checks=followed.checks,
+        ignored=Counter(finding.code for _, ignored in judged for finding in ignored),
     )
-
-
-def _expand(codes: Iterable[str]) -> set[str]:
-    expanded: set[str] = set()
-    for code in [codes] if isinstance(codes, str) else codes:
-        matching = {known for known in RULES if known.startswith(code)}
-        expanded |= matching or {_look_up(code)}
-    return expanded
-
-
-def _look_up(code: str) -> str:
-    return RULES[code].code

@@ -16,9 +16,17 @@ from varprobe.diagnosis.peers import (
 )
 from varprobe.diagnosis.rule import RULES, check_rule
 from varprobe.diagnosis.symmetry import is_constant, is_drawn
+from varprobe.theory.followers import (
+    MAX_DEPARTURE,
+    Role,
+    find_followers,
+    find_wanted_gain,
+)
 from varprobe.theory.nonlinearities import get_nonlinearity
 
 NONLINEARITIES = {
+    "Tanh": "tanh",
+    "Sigmoid": "sigmoid",
     "ReLU": "relu",
     "LeakyReLU": "leaky_relu",
     "PReLU": "prelu",
@@ -28,14 +36,7 @@ NONLINEARITIES = {
     "ELU": "elu",
     "SELU": "selu",
 }
-"""Names in the theory of the nonlinearities whose gain sets the scale of the weights before."""
-
-CENTRED = frozenset({"Tanh", "Sigmoid"})
-"""Nonlinearities that saturate: kept in their linear part around 0, they want Glorot's weights."""
-
-MAX_DEPARTURE = 1.25
-"""Factor between a weight's variance and the law that fits. LeCun for SiLU or Kaiming for GELU are
-choices that people make on purpose and nobody trips over at any depth below ten."""
+"""Names in the theory of the nonlinearities that set the scale of the weights before them."""
 
 SIGNIFICANCE = 4.0
 """Standard deviations of the log of a sample variance, sqrt(2 / N) for N Gaussian weights."""
@@ -65,7 +66,11 @@ def find_misfits(analysis: Analysis, run: str) -> Iterator[Finding]:
     """Yield a finding for each odd layer, and one for all that do not fit if signal suffers."""
     weights = [site for site in analysis.select(signal="weight", run=run) if is_drawn(site)]
     odd = find_odd(weights)
-    yield from _report_odd(analysis, run, odd)
+    broken = list(_report_odd(analysis, run, odd))
+    yield from broken
+    # One layer that is broken may be why signal suffers; the law of the others is no matter then.
+    if any(f.level == "error" for f in broken) or any(RULES["VP302"].find(analysis, run)):
+        return
     if not any(True for code in TREND_CODES for _ in RULES[code].find(analysis, run)):
         return
     followers = list_followers(analysis, run)
@@ -123,27 +128,27 @@ def _report_odd(analysis: Analysis, run: str, odd: Sequence[Odd]) -> Iterator[Fi
 
 @functools.cache
 def compute_gain_squared(kind: str) -> float:
-    """Return fan_in · E[w²] that keeps the scale of a unit signal through a layer and ``kind``.
-
-    1/E φ² for z ~ N(0, 1); 1 for nonlinearities that are centred and saturate.
-    """
-    return 1.0 if kind in CENTRED else get_nonlinearity(NONLINEARITIES[kind]).gain ** 2
+    """Return fan_in · E[w²] that a nonlinearity of this class wants; see `find_wanted_gain`."""
+    return find_wanted_gain(get_nonlinearity(NONLINEARITIES[kind])) ** 2
 
 
 def list_followers(analysis: Analysis, run: str) -> dict[str, str]:
     """Return, by weighted module, the kind of the nonlinearity that is called next."""
-    followers: dict[str, str] = {}
-    pending: str | None = None
     owners = {s.site.module for s in analysis.select_weighted(signal="activation", run=run)}
-    for site in analysis.select(signal="activation", run=run):
-        if site.site.module in owners:
-            pending = site.site.module
-        elif pending is not None and site.first.kind in CENTRED | NONLINEARITIES.keys():
-            followers[pending] = site.first.kind
-            pending = None
-        elif "Norm" in site.first.kind:
-            pending = None  # a normalization takes the scale away again
-    return followers
+    outputs = analysis.select(signal="activation", run=run)
+    sites = [site for site in outputs if not site.site.is_operation]
+    kinds = {site.site.module: site.first.kind for site in sites}
+
+    def judge(module: str, kind: str) -> Role:
+        if module in owners:
+            return "weighted"
+        if kind in NONLINEARITIES:
+            return "nonlinearity"
+        # A normalization takes the scale away again.
+        return "rescaling" if "Norm" in kind else "other"
+
+    calls = ((s.site.module, judge(s.site.module, s.first.kind)) for s in sites)
+    return {module: kinds[follower] for module, follower in find_followers(calls).items()}
 
 
 def _fit(site: SiteAnalysis, gain: float) -> float | None:

@@ -3,8 +3,9 @@
 ``named`` is the table of them and the registry; ``laws`` holds the formulas; ``application`` puts
 an initialization on a model, and ``repairing`` draws anew what a diagnosis names. Behind them,
 ``scheme`` says what every initialization can do, ``drawn``, ``default`` and ``custom`` are its
-three kinds, ``sampling`` draws numbers, ``assignment`` writes them into parameters, and ``seeding``
-makes them repeatable.
+three kinds, ``lsuv`` scales on data, ``sampling`` draws numbers, ``assignment`` writes them into
+parameters, and ``seeding`` makes them repeatable. ``capture`` reads off any code that draws
+parameters, without running it on numbers, what it draws them from.
 
 The public names are loaded when they are first used, so that ``laws`` can be had without torch.
 """

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 from typing import TypeVar
 
 import torch
 from torch import nn
 
-from varprobe.errors import InvalidArgumentError, UnknownNameError
+from varprobe.errors import UnknownNameError
 from varprobe.initializers.assignment import own_parameters, require_materialized
 from varprobe.initializers.custom import CallPerModule, ModuleFunction
 from varprobe.initializers.laws import WeightLaw
 from varprobe.initializers.named import INITIALIZATIONS
 from varprobe.initializers.scheme import Scheme, Settings
 from varprobe.initializers.seeding import seeded
+from varprobe.registry import split_options
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -199,7 +199,7 @@ def _resolve(name: str | ModuleFunction, settings: Settings) -> tuple[Scheme, Se
     if not isinstance(name, str):
         scheme: Scheme = CallPerModule(name)
     else:
-        head, inline = _split_name(name)
+        head, inline = split_options("initialization", name, example="normal(std=0.02)")
         scheme = INITIALIZATIONS[head]
         fields = {field.name for field in dataclasses.fields(Settings)} - {"options"}
         general = {key: value for key, value in inline.items() if key in fields}
@@ -208,26 +208,3 @@ def _resolve(name: str | ModuleFunction, settings: Settings) -> tuple[Scheme, Se
         settings = dataclasses.replace(settings, options=options, **general)  # type: ignore[arg-type]
     scheme.check(settings)
     return scheme, settings
-
-
-def _split_name(name: str) -> tuple[str, dict[str, object]]:
-    """Split "normal(std=0.02)" into "normal" and {"std": 0.02}."""
-    head, opening, _ = name.partition("(")
-    if not opening:
-        return name, {}
-    try:
-        call = ast.parse(name.strip(), mode="eval").body
-        if not isinstance(call, ast.Call) or call.args:
-            raise ValueError
-        return head.strip(), {_read_key(k): ast.literal_eval(k.value) for k in call.keywords}
-    except (SyntaxError, ValueError):
-        raise InvalidArgumentError(
-            f"Cannot read the initialization {name!r}. "
-            "Options stand in it as keywords, for example 'normal(std=0.02)'."
-        ) from None
-
-
-def _read_key(keyword: ast.keyword) -> str:
-    if keyword.arg is None:
-        raise ValueError
-    return keyword.arg

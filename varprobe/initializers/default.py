@@ -57,14 +57,19 @@ class ModulesOwn(Scheme):
 
     def law(self, module: nn.Module, parameter: str, settings: Settings) -> WeightLaw | None:  # noqa: ARG002
         """Return the law of a torch module from its source; of any other, from one draw."""
-        reset = _find_reset(module)
-        if reset is None:
+        if _find_reset(module) is None:
             return None
-        known = LAWS.get(getattr(reset, "__func__", None))
-        recurrent = isinstance(module, nn.RNNBase | nn.RNNCellBase)
-        if known is not None and (recurrent or parameter in ("weight", "bias")):
-            return known(module, parameter)
-        return measure(lambda twin: _reset(twin, ""), module, parameter)
+        known = find_known_law(module, parameter)
+        return known or measure(lambda twin: _reset(twin, ""), module, parameter)
+
+
+def find_known_law(module: nn.Module, parameter: str) -> WeightLaw | None:
+    """Return what torch's own ``reset_parameters`` draws a parameter from; None for any other's."""
+    known = LAWS.get(getattr(_find_reset(module), "__func__", None))
+    recurrent = isinstance(module, nn.RNNBase | nn.RNNCellBase)
+    if known is None or not (recurrent or parameter in ("weight", "bias")):
+        return None
+    return known(module, parameter)
 
 
 def _reset_all(model: nn.Module, names: dict[nn.Module, str]) -> list[str]:
@@ -211,6 +216,11 @@ def _law_of_recurrent(module: nn.Module, parameter: str) -> WeightLaw:  # noqa: 
     return WeightLaw.uniform(default_variance(module.hidden_size))
 
 
+def _law_of_bilinear(module: nn.Module, parameter: str) -> WeightLaw:  # noqa: ARG001
+    assert isinstance(module, nn.Bilinear)
+    return WeightLaw.uniform(default_variance(module.in1_features))
+
+
 def _law_of_norm(module: nn.Module, parameter: str) -> WeightLaw:  # noqa: ARG001
     return WeightLaw.constant(float(parameter == "weight"))
 
@@ -222,6 +232,7 @@ def _law_of_embedding(module: nn.Module, parameter: str) -> WeightLaw:  # noqa: 
 LAWS: dict[object, Callable[[nn.Module, str], WeightLaw]] = {
     nn.Linear.reset_parameters: _law_of_layer,
     _ConvNd.reset_parameters: _law_of_layer,
+    nn.Bilinear.reset_parameters: _law_of_bilinear,
     nn.RNNBase.reset_parameters: _law_of_recurrent,
     nn.RNNCellBase.reset_parameters: _law_of_recurrent,
     _NormBase.reset_parameters: _law_of_norm,

@@ -39,7 +39,8 @@ class WeightLaw:
     ----------
     distribution : str
         "normal", "uniform", "trunc_normal" (cut at ±2 standard deviations of the uncut normal),
-        "orthogonal", "constant", or "measured" (moments of one draw, form unknown).
+        "orthogonal", "constant", "measured" (moments of numbers, form unknown), or "other" (moments
+        of a draw of another form, or of parts that are drawn from different forms).
     mean : float
         Mean of an element.
     variance : float

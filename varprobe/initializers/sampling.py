@@ -23,7 +23,7 @@ def fill(tensor: torch.Tensor, law: WeightLaw, *, groups: int = 1) -> None:
     tensor : tensor
         A floating-point tensor of any shape; two dimensions or more for an orthogonal law.
     law : WeightLaw
-        Any but a measured one, whose form is unknown.
+        Any but "measured" and "other", of which only moments are known.
     groups : int
         Blocks along the first dimension that are orthogonal each for itself.
     """

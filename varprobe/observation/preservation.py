@@ -1,7 +1,7 @@
 """Run somebody's model and leave no trace of it, whatever happens inside.
 
-What is set aside: parameters, buffers, gradients, attributes (train/eval mode is one), and the
-states of the random generators.
+What is set aside: parameters, buffers, gradients, attributes (train/eval mode is one), the states
+of the random generators, and torch's defaults.
 """
 
 from __future__ import annotations
@@ -128,6 +128,25 @@ def preserved_random_states() -> Iterator[None]:
         stack.callback(random.setstate, of_python)
         stack.callback(np.random.set_state, of_numpy)
         yield
+
+
+@contextmanager
+def preserved_defaults() -> Iterator[None]:
+    """Restore default dtype, default device and gradient mode."""
+    dtype, device = torch.get_default_dtype(), _find_default_device()
+    with torch.set_grad_enabled(torch.is_grad_enabled()):
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+            if _find_default_device() != device:
+                torch.set_default_device(device)
+
+
+def _find_default_device() -> torch.device | None:
+    # Not torch.get_default_device(), which speaks of the innermost `with torch.device(...)`.
+    context = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
+    return None if context is None else context.device
 
 
 def seed_generators(seed: int) -> None:

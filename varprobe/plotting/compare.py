@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Self
 from varprobe.analysis import Analysis
 from varprobe.errors import InvalidArgumentError, NothingRecordedError
 from varprobe.plotting.curves import build_curve, check_moment
-from varprobe.plotting.display import CurvesDisplay, Entry
+from varprobe.plotting.display import Entry
 from varprobe.plotting.drawing import BAND_ALPHA, THEORY_DASHES
+from varprobe.plotting.panels import CurvesDisplay
 from varprobe.plotting.places import (
     SIGNALS,
     Modules,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Self
 from varprobe.analysis import Analysis
 from varprobe.errors import InvalidArgumentError
 from varprobe.plotting.curves import build_curve, check_moment
-from varprobe.plotting.display import CurvesDisplay, Entry
+from varprobe.plotting.display import Entry
+from varprobe.plotting.panels import CurvesDisplay
 from varprobe.plotting.places import (
     SIGNALS,
     Modules,

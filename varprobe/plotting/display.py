@@ -1,4 +1,4 @@
-"""What all Displays of curves over depth have in common: they draw, render and save themselves."""
+"""What all Displays have in common: they draw, render and save themselves."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from varprobe.errors import InvalidArgumentError, UnknownNameError
-from varprobe.plotting.curves import Curve, check_moment
-from varprobe.plotting.drawing import CurveArtists, draw_curve, finish_panel
-from varprobe.plotting.style import Pen, apply_style, choose_ink
+from varprobe.plotting.style import apply_style
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -38,69 +36,37 @@ PANEL_WIDTH, HEIGHT = 5.0, 4.3
 
 
 @dataclass(kw_only=True)
-class CurvesDisplay(ABC):
-    """Curves over depth, one panel for each signal."""
+class Display(ABC):
+    """A figure of numbers that are known: drawn by `plot`, on axes of its own or of the user's."""
 
-    curves: tuple[Curve, ...]
-    places: tuple[str, ...]
-    meaning: str = "modules"
-    moment: str = "second_moment"
-    title: str = ""
     figure_: Figure = field(init=False, repr=False, compare=False)
     axes_: tuple[Axes, ...] = field(init=False, repr=False, compare=False)
-    artists_: dict[tuple[str, str], CurveArtists] = field(init=False, repr=False, compare=False)
     _is_own: bool = field(init=False, repr=False, compare=False, default=False)
 
-    def __post_init__(self) -> None:
-        check_moment(self.moment)
-
-    @property
-    def signals(self) -> tuple[str, ...]:
-        """The signals, one panel each, in order."""
-        return tuple(dict.fromkeys(curve.signal for curve in self.curves))
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The labels of the runs, in order."""
-        return tuple(dict.fromkeys(curve.label for curve in self.curves))
-
     def plot(self, axes: Axes | Sequence[Axes] | None = None) -> Self:
-        """Draw the curves.
+        """Draw the figure.
 
         Parameters
         ----------
         axes : matplotlib Axes or sequence of them, optional
-            One for each signal. Without them a new figure is made, which pyplot does not know of:
+            One for each panel. Without them a new figure is made, which pyplot does not know of:
             nothing has to be closed, and a notebook shows the Display that is returned.
 
         Returns
         -------
         Self
-            With ``figure_``, ``axes_`` and ``artists_``, the artists by (label, signal).
+            With ``figure_`` and ``axes_``.
 
         Raises
         ------
         InvalidArgumentError
-            If the number of ``axes`` is not that of the signals.
+            If the number of ``axes`` is not that of the panels.
         """
         self._is_own = axes is None
         with apply_style(own=self._is_own):
             self.axes_ = self._make_axes() if axes is None else self._check_axes(axes)
             self.figure_ = _find_figure(self.axes_[0])
-            self.artists_ = {}
-            for signal, panel in zip(self.signals, self.axes_, strict=True):
-                for curve in self.curves:
-                    if curve.signal == signal:
-                        pen = self._choose_pen(self.labels.index(curve.label), panel)
-                        self.artists_[curve.label, signal] = draw_curve(panel, curve, pen)
-                finish_panel(
-                    panel,
-                    signal=signal,
-                    moment=self.moment,
-                    places=self.places,
-                    meaning=self.meaning,
-                )
-            self._add_legend()
+            self._draw()
         return self
 
     def render(self, file_format: str = "png") -> bytes:
@@ -144,19 +110,23 @@ class CurvesDisplay(ABC):
         return None if is_shown_elsewhere else self.render("png")
 
     @abstractmethod
-    def _choose_pen(self, index: int, axes: Axes) -> Pen:
-        """Return how the curves with the label number ``index`` are drawn."""
+    def _name_panels(self) -> tuple[str, ...]:
+        """Return what the panels show, in order; each is drawn on axes of its own."""
 
     @abstractmethod
-    def _list_entries(self) -> list[Entry]:
-        """Return the entries of the legend."""
+    def _make_axes(self) -> tuple[Axes, ...]:
+        """Return the axes of a new figure, one for each panel."""
 
-    def _add_legend(self) -> None:
-        entries = [*self._list_entries(), *self._list_marks()]
+    @abstractmethod
+    def _draw(self) -> None:
+        """Draw on ``axes_``."""
+
+    def _add_legend(self, entries: Sequence[Entry], title: str) -> None:
+        """Write a legend, and on a figure of one's own a title."""
         handles, labels = [artist for artist, _ in entries], [label for _, label in entries]
         if self._is_own:
             # Below the panels, where it hides no curve.
-            self.figure_.suptitle(self.title, x=0.01, ha="left")
+            self.figure_.suptitle(title, x=0.01, ha="left")
             self.figure_.legend(
                 handles, labels, loc="outside lower center", ncols=self._count_columns(labels)
             )
@@ -170,24 +140,6 @@ class CurvesDisplay(ABC):
         rows = math.ceil(length / self.figure_.get_figwidth())
         return math.ceil(len(labels) / rows)
 
-    def _list_marks(self) -> list[Entry]:
-        from matplotlib.lines import Line2D
-
-        ink = choose_ink(self.axes_[0])
-        found = dict.fromkeys(mark for artists in self.artists_.values() for mark in artists.marks)
-        return [
-            (Line2D([], [], ls="none", marker=m.marker, fillstyle=m.fillstyle, color=ink), m.label)
-            for m in found
-        ]
-
-    def _make_axes(self) -> tuple[Axes, ...]:
-        from matplotlib.figure import Figure
-
-        count = len(self.signals)
-        figure = Figure(figsize=(PANEL_WIDTH * count, HEIGHT))
-        figure.set_layout_engine("constrained", wspace=0.03)
-        return tuple(figure.subplots(1, count, squeeze=False)[0])
-
     def _restart_layout(self) -> None:
         # The layout goes on from where it last ended, and its final digits would depend on that.
         for axes in self.axes_:
@@ -200,11 +152,11 @@ class CurvesDisplay(ABC):
         import numpy as np
 
         given = tuple(np.ravel(np.asarray(axes, dtype=object)))
-        if len(given) != len(self.signals):
+        panels = self._name_panels()
+        if len(given) != len(panels):
             raise InvalidArgumentError(
-                f"{len(self.signals)} signals are drawn ({', '.join(self.signals)}), each on axes "
-                f"of its own, but {len(given)} axes were given. Signals without any record are not "
-                "drawn; choose with signals=."
+                f"{len(panels)} panels are drawn ({', '.join(panels)}), each on axes of its own, "
+                f"but {len(given)} axes were given."
             )
         return given
 

@@ -146,13 +146,13 @@ def finish_panel(
 ) -> None:
     """Give ``axes`` their scales, labels and ticks."""
     axes.set_yscale("log")
-    _widen(axes)
+    widen(axes)
     margin = max(0.5, 0.01 * len(places))
     axes.set_xlim(-margin, len(places) - 1 + margin)
     axes.set_title(PANEL_TITLES[signal])
     axes.set_ylabel(MOMENT_LABELS[moment, signal])
     axes.set_xlabel(f"outputs of {meaning}, in order of execution")
-    _name_ticks(axes, places)
+    name_ticks(axes, places)
 
 
 def _keep(values: Sequence[float], least: float = math.ulp(0.0)) -> NDArray[np.float64]:
@@ -191,7 +191,8 @@ def _draw_mark(axes: Axes, mark: Mark, depth: NDArray[np.int_], colour: str) -> 
     return line
 
 
-def _widen(axes: Axes) -> None:
+def widen(axes: Axes) -> None:
+    """Let a log axis span `MIN_DECADES`."""
     low, high = np.log10(axes.get_ylim())
     missing = MIN_DECADES - (high - low)
     if missing > 0.0:
@@ -207,8 +208,8 @@ def _shorten(name: str) -> str:
     return f"…{end if is_whole else end.partition('.')[2]}"
 
 
-def _name_ticks(axes: Axes, places: Sequence[str]) -> None:
-    """Put the names of the modules on the x axis, as many as there is room for."""
+def name_ticks(axes: Axes, places: Sequence[str]) -> None:
+    """Put the names of places on the x axis, as many as there is room for."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     names = list(map(_shorten, places))

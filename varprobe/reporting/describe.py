@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from varprobe.analysis import Analysis, SiteAnalysis, analyze
 from varprobe.diagnosis.finding import Diagnosis, Finding
-from varprobe.plotting import plot_compare, plot_depth
+from varprobe.plotting import plot_compare, plot_depth, plot_identification, plot_phase
 from varprobe.recording import Recording
 from varprobe.registry import Registry
+from varprobe.reporting import origins as origin_tables, phases as phase_tables
 from varprobe.reporting.dispatch import find_for
+from varprobe.reporting.expectations import (
+    build_section,
+    build_section_of_operations,
+    summarize_statuses,
+)
 from varprobe.reporting.numbers import MISSING, count, format_number
 from varprobe.reporting.report import Column, Report, Section, Table, group_findings
 from varprobe.reporting.tables import (
-    MOMENT_NOTE,
     QUANTITIES,
     build_full_table,
     build_table,
@@ -26,7 +31,8 @@ from varprobe.schema import SIGNALS
 
 if TYPE_CHECKING:
     from varprobe.comparison import Comparison
-    from varprobe.theory import Expectation, Prediction
+    from varprobe.identification import Identification
+    from varprobe.theory import PhaseDiagram, Prediction
 
 Describer = Callable[[Any], Report]
 
@@ -44,7 +50,7 @@ def describe(result: object) -> Report:
 
     Parameters
     ----------
-    result : Recording, Prediction, Analysis, Diagnosis or Comparison
+    result : Recording, Prediction, Analysis, Diagnosis, Comparison, PhaseDiagram or Identification
         What a public call returned.
 
     Raises
@@ -118,19 +124,58 @@ def describe_comparison(comparison: Comparison) -> Report:
 @DESCRIBERS.register("Prediction")
 def describe_prediction(prediction: Prediction) -> Report:
     """Return what theory expects, site by site."""
-    sections = []
-    for signal in SIGNALS:
-        rows = [e for e in prediction if e.site.signal == signal]
-        if rows:
-            sections.append(_section_of_expectations(signal, rows))
-    operations = ", ".join(f"{op} ({n})" for op, n in prediction.unsupported.items())
+    signals = {signal: [e for e in prediction if e.site.signal == signal] for signal in SIGNALS}
+    sections = {signal: build_section(signal, rows) for signal, rows in signals.items() if rows}
+    shown = [section for signal, section in sections.items() if signal in SHOWN_SIGNALS]
+    if prediction.unsupported:
+        shown.append(build_section_of_operations(prediction))
+    hidden = {"model", "no_draws"}  # The title names the model, the operations say about draws.
+    meta = {key: value for key, value in prediction.meta.items() if key not in hidden}
     return Report(
         title=f"Prediction for {prediction.meta.get('model', 'a model')}",
-        facts=_list_meta(prediction.meta),
-        sections=tuple(sections[: len(SHOWN_SIGNALS)]),
-        details=tuple(sections[len(SHOWN_SIGNALS) :]),
-        unobserved=(f"operations without a rule: {operations}",) if operations else (),
-        closing=f"{count(len(prediction), 'tensor')} predicted",
+        facts=_list_meta(meta),
+        sections=tuple(shown),
+        details=tuple(s for signal, s in sections.items() if signal not in SHOWN_SIGNALS),
+        closing=summarize_statuses(tuple(prediction)),
+        draw=_draw_prediction(prediction),
+    )
+
+
+@DESCRIBERS.register("PhaseDiagram")
+def describe_phases(diagram: PhaseDiagram) -> Report:
+    """Return where signals vanish and explode, network by network."""
+    return Report(
+        title=f"Phase diagram of {diagram.nonlinearity!r}",
+        facts=(
+            ("sigma_w2", _span(diagram.sigma_w2)),
+            ("sigma_b2", _span(diagram.sigma_b2)),
+        ),
+        sections=phase_tables.build_sections(diagram),
+        details=(phase_tables.build_section_of_all(diagram),),
+        closing=phase_tables.summarize_phases(diagram),
+        draw=(lambda: plot_phase(diagram).render("svg")) if diagram.is_drawable else None,
+    )
+
+
+def _span(values: Sequence[float]) -> str:
+    first, last = values[0], values[-1]
+    return f"{first:g}" if len(values) == 1 else f"{first:g} … {last:g} ({len(values)} values)"
+
+
+@DESCRIBERS.register("Identification")
+def describe_identification(identification: Identification) -> Report:
+    """Return what drew each parameter, and whether it suits what comes behind."""
+    origins = tuple(identification)
+    misfits = sum(origin.fits is False for origin in origins)
+    misfit = f"; {misfits} of {sum(o.fits is not None for o in origins)} do not fit" * bool(misfits)
+    return Report(
+        title=f"Identification of {identification.meta.get('model', 'a model')}",
+        facts=_list_meta({k: v for k, v in identification.meta.items() if k != "model"}),
+        sections=origin_tables.build_sections(origins),
+        details=origin_tables.build_details(origins),
+        unobserved=tuple(map(str, identification.unobserved)),
+        closing=f"{count(len(origins), 'parameter')}: {identification.counted or 'none'}{misfit}",
+        draw=(lambda: plot_identification(identification).render("svg")) if origins else None,
     )
 
 
@@ -250,38 +295,6 @@ def _factor(moments: Sequence[float]) -> float:
     return math.exp((math.log(moments[-1]) - math.log(moments[0])) / (len(moments) - 1))
 
 
-def _section_of_expectations(signal: str, expectations: Sequence[Expectation]) -> Section:
-    columns = (
-        Column("depth"),
-        Column("layer", numeric=False),
-        Column("kind", numeric=False),
-        Column("predicted"),
-        Column("variance"),
-        Column("error bar"),
-        Column("status", numeric=False),
-        Column("reason", numeric=False),
-    )
-    rows = tuple(
-        (
-            str(e.depth),
-            str(e.site),
-            e.kind,
-            format_number(e.second_moment),
-            format_number(e.variance),
-            format_number(e.log_std),
-            e.status,
-            e.reason,
-        )
-        for e in expectations
-    )
-    notes = ("error bar: standard deviation over draws of ln(second moment) at this width.",)
-    return Section(
-        title=QUANTITIES[signal].heading,
-        tables=(Table(columns=columns, rows=rows),),
-        notes=(MOMENT_NOTE, *notes) if signal == "activation" else notes,
-    )
-
-
 def _join_codes(findings: Iterable[Finding], signal: str, run: str) -> dict[str, str]:
     """Return the codes found at each module in one run, for the table that they belong to."""
     codes: dict[str, dict[str, None]] = {}
@@ -334,3 +347,9 @@ def _draw_analysis(analysis: Analysis) -> Callable[[], bytes] | None:
     if len(recording.runs) > 1:
         return lambda: plot_compare(recording).render("svg")
     return lambda: plot_depth(analysis).render("svg")
+
+
+def _draw_prediction(prediction: Prediction) -> Callable[[], bytes] | None:
+    if not any(e.site.signal in SHOWN_SIGNALS for e in prediction):
+        return None
+    return lambda: plot_depth(None, prediction).render("svg")

@@ -19,7 +19,7 @@ def to_html(result: object) -> str:
 
     Parameters
     ----------
-    result : Recording, Prediction, Analysis, Diagnosis or Comparison
+    result : Recording, Prediction, Analysis, Diagnosis, Comparison, PhaseDiagram or Identification
         What a public call returned.
 
     Raises
@@ -42,7 +42,7 @@ def to_html_fragment(result: object) -> str:
 
     Parameters
     ----------
-    result : Recording, Prediction, Analysis, Diagnosis or Comparison
+    result : Recording, Prediction, Analysis, Diagnosis, Comparison, PhaseDiagram or Identification
         What a public call returned.
 
     Raises

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from varprobe.analysis import Analysis, SiteAnalysis
@@ -22,7 +22,9 @@ from varprobe.reporting.dispatch import find_for
 
 if TYPE_CHECKING:
     from varprobe.comparison import Comparison
-    from varprobe.theory import Prediction
+    from varprobe.identification import Identification, Origin, VarianceLaw
+    from varprobe.theory import PhaseDiagram, Prediction
+    from varprobe.theory.mean_field import MeanField
 
 DOCUMENT_VERSION = 1
 """Raised when a field goes or changes its meaning; a new field is no new version."""
@@ -125,12 +127,113 @@ class ExpectationDocument:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkDocument:
+    """A wide random network: the columns of `varprobe.schema.PHASE_DIAGRAM`."""
+
+    sigma_w2: float
+    sigma_b2: float
+    phase: str
+    q_star: float
+    c_star: float
+    chi: float
+    chi_q: float
+    chi_c: float
+    xi_q: float
+    xi_c: float
+    xi_gradient: float
+
+    @classmethod
+    def of(cls, network: MeanField) -> NetworkDocument:
+        """Return the document of one network."""
+        return cls(**{field.name: getattr(network, field.name) for field in fields(cls)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhasesDocument:
+    """A phase diagram; ``unbounded_from`` is by sigma_b2."""
+
+    nonlinearity: str
+    sigma_w2: tuple[float, ...]
+    sigma_b2: tuple[float, ...]
+    unbounded_from: tuple[float, ...]
+    edge: tuple[NetworkDocument, ...]
+    networks: tuple[NetworkDocument, ...]
+
+    @classmethod
+    def of(cls, diagram: PhaseDiagram) -> PhasesDocument:
+        """Return the document of a diagram."""
+        return cls(
+            nonlinearity=repr(diagram.nonlinearity),
+            sigma_w2=diagram.sigma_w2,
+            sigma_b2=diagram.sigma_b2,
+            unbounded_from=diagram.unbounded_from,
+            edge=tuple(map(NetworkDocument.of, diagram.edge)),
+            networks=tuple(map(NetworkDocument.of, diagram.points)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LawDocument:
+    """A variance law: `varprobe.identification.VarianceLaw`."""
+
+    name: str
+    variance: float
+
+    @classmethod
+    def of(cls, law: VarianceLaw) -> LawDocument:
+        """Return the document of a law."""
+        return cls(name=law.name, variance=law.variance)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OriginDocument:
+    """What drew a parameter: `varprobe.identification.Origin`."""
+
+    module: str
+    parameter: str
+    kind: str
+    shape: tuple[int, ...]
+    mean: float
+    variance: float
+    candidates: tuple[str, ...]
+    laws: tuple[LawDocument, ...]
+    p_value: float
+    follower: str
+    expected: LawDocument | None
+    ratio: float
+    z: float
+    fits: bool | None
+    note: str
+
+    @classmethod
+    def of(cls, origin: Origin) -> OriginDocument:
+        """Return the document of a parameter."""
+        return cls(
+            module=origin.module,
+            parameter=origin.parameter,
+            kind=origin.kind,
+            shape=origin.shape,
+            mean=origin.mean,
+            variance=origin.variance,
+            candidates=origin.candidates,
+            laws=tuple(map(LawDocument.of, origin.laws)),
+            p_value=origin.p_value,
+            follower=origin.follower,
+            expected=LawDocument.of(origin.expected) if origin.expected else None,
+            ratio=origin.ratio,
+            z=origin.z,
+            fits=origin.fits,
+            note=origin.note,
+        )
+
+
 def to_json(result: object) -> str:
     """Return a result as one document of standard JSON.
 
     Parameters
     ----------
-    result : Recording, Prediction, Analysis, Diagnosis or Comparison
+    result : Recording, Prediction, Analysis, Diagnosis, Comparison, PhaseDiagram or Identification
         What a public call returned.
 
     Returns
@@ -202,6 +305,23 @@ def _write_prediction(prediction: Prediction) -> dict[str, object]:
         "meta": codec_of(Mapping[str, object]).encode(prediction.meta),
         "unsupported": dict(prediction.unsupported),
         "expectations": [codec_of(ExpectationDocument).encode(row) for row in rows],
+    }
+
+
+@_WRITERS.register("PhaseDiagram")
+def _write_phases(diagram: PhaseDiagram) -> dict[str, object]:
+    document = PhasesDocument.of(diagram)
+    return {**_head("phase diagram"), **codec_of(PhasesDocument).encode(document)}
+
+
+@_WRITERS.register("Identification")
+def _write_identification(identification: Identification) -> dict[str, object]:
+    origins = map(OriginDocument.of, identification)
+    return {
+        **_head("identification"),
+        "meta": codec_of(Mapping[str, object]).encode(identification.meta),
+        "unobserved": [codec_of(Unobserved).encode(each) for each in identification.unobserved],
+        "parameters": [codec_of(OriginDocument).encode(origin) for origin in origins],
     }
 
 

@@ -19,7 +19,7 @@ def to_markdown(result: object) -> str:
 
     Parameters
     ----------
-    result : Recording, Prediction, Analysis, Diagnosis or Comparison
+    result : Recording, Prediction, Analysis, Diagnosis, Comparison, PhaseDiagram or Identification
         What a public call returned.
 
     Raises
@@ -35,7 +35,12 @@ def to_markdown(result: object) -> str:
     <BLANKLINE>
     **Healthy**: 1 layer, 1 draw checked
     """
-    return "\n".join(_list_lines(describe(result))).rstrip() + "\n"
+    return render_markdown(describe(result))
+
+
+def render_markdown(report: Report) -> str:
+    """Return a report as Markdown."""
+    return "\n".join(_list_lines(report)).rstrip() + "\n"
 
 
 def _list_lines(report: Report) -> Iterator[str]:

@@ -30,7 +30,7 @@ def to_text(result: object, *, width: int = WIDTH) -> str:
 
     Parameters
     ----------
-    result : Recording, Prediction, Analysis, Diagnosis or Comparison
+    result : Recording, Prediction, Analysis, Diagnosis, Comparison, PhaseDiagram or Identification
         What a public call returned.
     width : int
         Columns that a line may take.

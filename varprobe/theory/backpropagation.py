@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,12 +10,24 @@ from typing import Any
 from torch.utils import _pytree as pytree
 
 from varprobe.errors import MissingRuleError
-from varprobe.theory.explicit import independent
-from varprobe.theory.fluctuations import GradientSpread
-from varprobe.theory.law import Backward, Gradient, Law, Noise, Unknown, Value, WeightGradient
+from varprobe.theory.fluctuations import GradientSpread, join_spreads
+from varprobe.theory.law import (
+    Backward,
+    Factor,
+    Gradient,
+    Law,
+    Noise,
+    Unknown,
+    Value,
+    WeightGradient,
+)
+from varprobe.theory.parts import add_parts, join_gradients
 from varprobe.theory.propagation import Forward
 from varprobe.theory.rules.reading import default_feature_dim, read_law
 from varprobe.theory.tracer import Slot, Tape
+
+MOST_PARTS = 4
+"""Parts of a gradient with factors of their own that are told apart."""
 
 Arriving = Gradient | WeightGradient | Unknown
 
@@ -77,7 +89,7 @@ def _draw_cotangent(value: Value, shape: tuple[int, ...]) -> Gradient:
     """Return independent N(0, 1) gradients of an output, whether it has a law or not."""
     if not isinstance(value, Law):
         value = read_law(Noise(shape), default_feature_dim(shape))
-    signal = independent(value.pairs.positions, value.pairs.samples)
+    signal = value.pairs.unit()
     spread = GradientSpread(own=2 / value.elements)
     return Gradient(layout=value.layout, signal=signal, signal_spread=spread)
 
@@ -96,37 +108,65 @@ def add_gradients(first: Arriving, second: Arriving) -> Arriving:
         )
     assert isinstance(first, Gradient)
     assert isinstance(second, Gradient)
-    merged = _add_factors(first, second)
+    merged = _add_factors(first, second) or add_parts(first, second)
     if merged is not None:
         return merged
     if not first.standing.is_uncorrelated(second.standing):
         return Unknown("branches meet that are not independent", "sum of gradients", tainted=True)
-    parts = first.settle(), second.settle()
-    sizes = [part.signal.mean for part in parts]
-    total = max(sum(sizes), 1e-300)
-    shares = [size / total for size in sizes]
-    spreads = [part.signal_spread for part in parts]
-    main = spreads[shares.index(max(shares))]
-    # Both come from the same gradient above and scatter together.
-    deviation = sum(
-        share * math.sqrt(spread.relative_variance)
-        for share, spread in zip(shares, spreads, strict=True)
+    factors = [part.factor for part in (*first.parts, *second.parts) if part.factor is not None]
+    fields = {id(factor.field): factor.field for factor in factors}
+    if len(fields) == 1:
+        (field,) = fields.values()
+        kept = _bound_parts([p for g in (first, second) for p in g.look_at(field).parts])
+    else:
+        kept = [join_gradients(first.settle(), second.settle())]
+    standing = first.standing.add(second.standing)
+    return Gradient.join([replace(part, standing=standing) for part in kept])
+
+
+def _bound_parts(parts: Sequence[Gradient]) -> list[Gradient]:
+    """Return the parts with a factor, as many as are told apart, and what has none as one."""
+    loose = [part for part in parts if part.factor is None]
+    kept = [part for part in parts if part.factor is not None]
+    while len(kept) > MOST_PARTS:
+        # The first have come through the same branches for longest, and are most alike.
+        kept = [_mix(*kept[:2]), *kept[2:]]
+    return [*kept, *([functools.reduce(join_gradients, loose)] if loose else [])]
+
+
+def _mix(first: Gradient, second: Gradient) -> Gradient:
+    """Return the sum of two parts as one, with a factor for what they were multiplied with."""
+    factor = _mix_factors(first, second)
+    sizes = [part.pairs.mean for part in (first, second)]
+    return replace(
+        first,
+        signal=factor.divide(first.pairs + second.pairs),
+        factor=factor,
+        signal_spread=join_spreads([part.signal_spread for part in (first, second)], sizes),
     )
-    gram = sum(share**2 * spread.gram for share, spread in zip(shares, spreads, strict=True))
-    joined = replace(main, kernel=deviation**2, own=0.0, gram=gram)
-    fresh = first.standing.fresh & second.standing.fresh
-    return Gradient(
-        layout=first.layout,
-        signal=parts[0].signal + parts[1].signal,
-        standing=replace(first.standing.merge(second.standing), fresh=fresh),
-        signal_spread=joined,
-    )
+
+
+def _mix_factors(first: Gradient, second: Gradient) -> Factor:
+    """Return the factor of a sum of two gradients: its square is the average of theirs.
+
+    One gradient may be larger at each position, the other where positions go together (below a
+    global pooling, say): the average is taken for either by itself.
+    """
+    one, other = first.factor, second.factor
+    assert one is not None
+    assert other is not None
+    alone = first.signal.mean, second.signal.mean
+    together = first.signal.size_apart(), second.signal.size_apart()
+    roots = [f.mean if f.square is None else f.square.root() for f in (one, other)]
+    mixed = roots[0].mix(roots[1], alone)
+    mean = one.mean.mix(other.mean, together) if sum(together) else mixed
+    return Factor(field=one.field, mean=mean, square=mixed * mixed)
 
 
 def _add_factors(first: Gradient, second: Gradient) -> Gradient | None:
     """Return the sum of two gradients that are one signal times functions of one field."""
     a, b = first.factor, second.factor
-    if first.signal is not second.signal or (a is None) != (b is None):
+    if first.signal is not second.signal or first.rest or second.rest or (a is None) != (b is None):
         return None
     if a is None or b is None:
         return replace(first, signal=first.signal * 4.0)

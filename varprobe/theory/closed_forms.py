@@ -128,8 +128,8 @@ class Erf(Nonlinearity):
     def pair_moment(self, q1: ArrayLike, q2: ArrayLike, rho: ArrayLike) -> Array:
         """Return E φ(u) φ(v)."""
         pair = _Pair(q1, q2, rho)
-        wide = np.sqrt((1 + 2 * pair.q1) * (1 + 2 * pair.q2))
-        return 2 / np.pi * np.arcsin(2 * pair.covariance / wide)
+        # The arc sine of 2 c / sqrt((1 + 2 q1) (1 + 2 q2)), which would lose digits near 1.
+        return 2 / np.pi * np.arctan2(2 * pair.covariance, np.sqrt(pair.determinant(2)))
 
     def pair_derivative_moment(self, q1: ArrayLike, q2: ArrayLike, rho: ArrayLike) -> Array:
         """Return E φ'(u) φ'(v)."""
@@ -169,7 +169,9 @@ class Gelu(Nonlinearity):
         pair = _Pair(q1, q2, rho)
         both, density = _cdf_and_pdf_products(pair)
         c, w1, w2 = pair.covariance, 1 + pair.q1, 1 + pair.q2
-        return c * both + density * (pair.q1 * (pair.q2 - c**2 / w1) + c**2 / w2)
+        # q2 - c² / w1, without the cancellation of long vectors.
+        rest = (pair.q2 + pair.q1 * pair.q2 * (1 - pair.rho) * (1 + pair.rho)) / w1
+        return c * both + density * (pair.q1 * rest + c**2 / w2)
 
     def pair_derivative_moment(self, q1: ArrayLike, q2: ArrayLike, rho: ArrayLike) -> Array:
         """Return E φ'(u) φ'(v)."""
@@ -205,9 +207,10 @@ class _Pair:
 
 def _cdf_and_pdf_products(pair: _Pair) -> tuple[Array, Array]:
     """Return E Φ(u) Φ(v) and E φ(u) φ(v), Φ and φ those of N(0, 1)."""
-    sine = pair.covariance / np.sqrt((1 + pair.q1) * (1 + pair.q2))
-    both = 0.25 + np.arcsin(sine) / (2 * np.pi)
-    return both, 1 / (2 * np.pi * np.sqrt(pair.determinant(1)))
+    spread = np.sqrt(pair.determinant(1))
+    # The arc sine of c / sqrt(w1 w2), which would lose half the digits near 1.
+    both = 0.25 + np.arctan2(pair.covariance, spread) / (2 * np.pi)
+    return both, 1 / (2 * np.pi * spread)
 
 
 def _half_moments(power: int, q: ArrayLike, mean: ArrayLike) -> tuple[Array, Array]:

@@ -75,12 +75,20 @@ class Field:
         A vector of fixed length is a Gaussian whose squared scale has its variance taken out:
         E f = M(1) - narrowing / 2 M''(1), where M(λ) is the Gaussian expectation at scale λ.
         """
-        level = compute(replace(self, narrowing=0.0))
         if not self.narrowing:
-            return level
-        up, down = compute(self.rescale(1 + LAMBDA)), compute(self.rescale(1 - LAMBDA))
+            return compute(self)
+        level = compute(self._gaussian)
+        up, down = (compute(field) for field in self._neighbours)
         bend: E = (up + down - level * 2.0) * (self.narrowing / (2 * LAMBDA**2))
         return level - bend
+
+    @cached_property
+    def _gaussian(self) -> Field:
+        return replace(self, narrowing=0.0)
+
+    @cached_property
+    def _neighbours(self) -> tuple[Field, Field]:
+        return self.rescale(1 + LAMBDA), self.rescale(1 - LAMBDA)
 
     @cached_property
     def is_centred(self) -> bool:
@@ -132,7 +140,13 @@ class Field:
 
     def expand(self, function: Pointwise) -> Tensor:
         """Return the Hermite coefficients E[f(x) h_k(z)] of each kind of position, k ≤ ORDER."""
-        return self.evaluate(function) @ _hermite().T
+        if function not in self._expanded:
+            self._expanded[function] = self.evaluate(function) @ _hermite().T
+        return self._expanded[function]
+
+    @cached_property
+    def _expanded(self) -> dict[Pointwise, Tensor]:
+        return {}
 
     def expect_pairs(self, first: Pointwise, second: Pointwise | None = None) -> Pairs:
         """Return E f(x_p) g(x_p') for all pairs; ``second`` is ``first`` if not given."""
@@ -146,8 +160,7 @@ class Field:
             return self._step(first.levels, second.levels)
         same = self.evaluate(first * second) @ _rule()[1]
         pairs = self._sum_series(self.expand(first), self.expand(second), same)
-        pairs.second_moments.copy_(same[self._kinds[2]])
-        return pairs
+        return pairs.with_diagonal(same[self._kinds[2]])
 
     def expect_slope_pairs(self, first: Pointwise, second: Pointwise) -> Pairs:
         """Return E f'(x_p) g(x_p') for all pairs; f may have steps, whose derivative is a delta."""
@@ -194,8 +207,7 @@ class Field:
         kernel.add_(self.pairs.values, alpha=linear)
         # Rounding turns ρ = 1 into 1 - 6e-8, whose arc cosine is 3e-4.
         found = replace(self.pairs, values=kernel)
-        found.second_moments.copy_(self.pairs.second_moments * ((a * c + b * d) / 2))
-        return found
+        return found.with_diagonal(self.pairs.second_moments * ((a * c + b * d) / 2))
 
     def _step(self, first: tuple[float, float], second: tuple[float, float]) -> Pairs:
         """Return E f(u) g(v) for f and g with one value on each side of zero."""
@@ -206,8 +218,8 @@ class Field:
         kernel = math.pi - torch.arccos(self.correlations())
         kernel.mul_((a - b) * (c - d) / math.tau).add_(constant)
         found = replace(self.pairs, values=kernel)
-        found.second_moments.fill_((a * c + b * d) / 2)
-        return found
+        level = torch.full_like(self.pairs.second_moments, (a * c + b * d) / 2)
+        return found.with_diagonal(level)
 
     def _sum_series(self, a: Tensor, b: Tensor, same: Tensor) -> Pairs:
         """Return Σ_k a_k b_k ρ^k; ``same`` is its value at ρ = 1, summed exactly."""

@@ -31,6 +31,9 @@ class ExplicitPairs(Pairs):
     def broadcast(self, first: Tensor, second: Tensor) -> Tensor:
         return torch.outer(first, second).to(self.values.dtype)
 
+    def outer(self, first: Tensor, second: Tensor) -> Tensor:
+        return (first @ second.mT).to(self.values.dtype)
+
     def row_sums(self) -> Tensor:
         return self.values[1].sum(1) + (self.samples - 1) * self.values[0].sum(1)
 

@@ -15,6 +15,7 @@ fluctuations of every layer above: `tilt` is the exponent with which it follows 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -49,12 +50,19 @@ class Spread:
         the squared second moment.
     pinned : bool
         Whether a norm holds mean and second moment of the array itself where they are.
+    length : float
+        Relative variance of the second moment at one position, where it is more than that of
+        independent Gaussian features (`varprobe.theory.lengths`).
+    loose : float
+        Share of the second moment that no norm below holds where it is.
     """
 
     kernel: float = 0.0
     own: float = 0.0
     gram: float = 0.0
     pinned: bool = False
+    length: float | None = None
+    loose: float = 1.0
 
     @property
     def relative_variance(self) -> float:
@@ -81,12 +89,15 @@ class GradientSpread(Spread):
         The tilt above the last activation, whose units scatter both ways.
     activation : Pointwise or None
         That activation.
+    projected : float
+        Share of the gradient from which a norm above took off the part along the array.
     """
 
     tilt: float = 0.0
     rest: float = 0.0
     echo: float = 0.0
     activation: Pointwise | None = None
+    projected: float = 0.0
 
     def at(self, forward_kernel: float) -> Spread:
         """Return the scatter where the forward kernel has this relative variance."""
@@ -225,7 +236,7 @@ class Activation:
         """Return the relative covariance of the pooled φ² and a² over the units."""
         first = expand_at(function * function, self.scale, self.mean)
         second = expand_at(square, self.scale, self.mean)
-        product = float(first[0] * second[0])
+        product = max(float(first[0] * second[0]), TINY)
         powers = self.mixture.correlations[:, None] ** torch.arange(len(first))
         same = expect_at(function * function * square, self.scale, self.mean)
         apart = powers @ (first * second)
@@ -276,6 +287,17 @@ class _Series:
         return float(self.coefficients[2]) / math.sqrt(2) / max(float(self.coefficients[0]), TINY)
 
 
+def join_spreads(spreads: Sequence[GradientSpread], sizes: Sequence[float]) -> GradientSpread:
+    """Return the spread of a sum of gradients that come from one above and scatter together."""
+    total = max(sum(sizes), TINY)
+    shares = [size / total for size in sizes]
+    pairs = list(zip(shares, spreads, strict=True))
+    main = spreads[shares.index(max(shares))]
+    deviation = sum(share * math.sqrt(spread.relative_variance) for share, spread in pairs)
+    gram = sum(share**2 * spread.gram for share, spread in pairs)
+    return replace(main, kernel=deviation**2, own=0.0, gram=gram)
+
+
 def descend(
     spread: GradientSpread, activation: Activation, law: Spread, below: Spread, function: Pointwise
 ) -> GradientSpread:
@@ -293,6 +315,25 @@ def descend(
         echo=spread.tilt,
         activation=function,
     )
+
+
+def share_tilt(
+    spread: GradientSpread, share: float, total: Spread, branch: Spread
+) -> GradientSpread:
+    """Return a gradient's spread at one branch of a sum, its tilt turned from that to the branch.
+
+    Parameters
+    ----------
+    spread : GradientSpread
+        At the sum.
+    share : float
+        Share of the branch in the sum's second moment.
+    total, branch : Spread
+        Of the arrays.
+    """
+    tilt = spread.tilt * share
+    inherited = spread.tilt**2 * total.kernel - tilt**2 * branch.kernel
+    return replace(spread, tilt=tilt, rest=spread.rest + max(0.0, inherited), echo=0.0)
 
 
 def scatter_products(

@@ -19,10 +19,14 @@ from torch import Tensor
 
 from varprobe.initializers.laws import WeightLaw
 from varprobe.theory.expectations import Field
-from varprobe.theory.fluctuations import Activation, GradientSpread, Spread
+from varprobe.theory.fluctuations import Activation, GradientSpread, Spread, join_spreads
 from varprobe.theory.layout import Layout, Role
+from varprobe.theory.mixing import Awaited, Mixing
 from varprobe.theory.pairs import Pairs
 from varprobe.theory.pointwise import IDENTITY, Pointwise
+
+FLAT = 1e-6
+"""Share of its largest value below which an expected factor is rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +42,21 @@ class Standing:
     touched, fresh : int
         Bit sets of the weights that the array depends on, and of those in which it is linear with
         mean zero: an array is uncorrelated with whatever did not touch one of its fresh weights.
+    terms : tuple of int
+        The fresh weights of each summand, where the array is a sum and each has some.
     """
 
     status: Literal["exact", "approximate"] = "exact"
     reason: str = ""
     touched: int = 0
     fresh: int = 0
+    terms: tuple[int, ...] = ()
+
+    def add(self, other: Standing) -> Standing:
+        """Return the standing of the sum of both."""
+        terms = (*(self.terms or (self.fresh,)), *(other.terms or (other.fresh,)))
+        fresh = self.fresh & other.fresh
+        return replace(self.merge(other), fresh=fresh, terms=terms if all(terms) else ())
 
     def merge(self, *others: Standing) -> Standing:
         """Return the standing of what depends on all of these."""
@@ -66,7 +79,10 @@ class Standing:
 
     def is_uncorrelated(self, other: Standing) -> bool:
         """Return whether a weight of mean zero stands between the two."""
-        return bool(self.fresh & ~other.touched or other.fresh & ~self.touched)
+        return self._differs_from(other) or other._differs_from(self)
+
+    def _differs_from(self, other: Standing) -> bool:
+        return all(term & ~other.touched for term in self.terms or (self.fresh,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +106,10 @@ class Law:
         How the second moment of the field scatters at finite width.
     pooled_spread : Spread or None
         That of the array itself, where it is not made by the function alone.
+    mixing : Mixing or None
+        Which features of a linear layer it holds; `mixed` says whether it still does.
+    statistic : Field or None
+        The field over whose features it is an average, a sure number at each position.
     """
 
     layout: Layout
@@ -99,6 +119,16 @@ class Law:
     standing: Standing = dataclasses.field(default_factory=Standing)
     field_spread: Spread
     pooled_spread: Spread | None = None
+    mixing: Mixing | None = None
+    statistic: Field | None = None
+
+    @property
+    def mixed(self) -> Mixing | None:
+        """Which features of a linear layer the array holds, None if it is something else."""
+        known = self.mixing
+        if known is None or known.function is not self.function or self.thinning != 1.0:
+            return None
+        return known
 
     @property
     def is_field(self) -> bool:
@@ -148,11 +178,15 @@ class Law:
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A parameter: the law of its elements, its shape, and its place in sets of weights."""
+    """A parameter: the law of its elements, its shape, and its place in sets of weights.
+
+    ``part`` says which elements of the whole it is: different parts are independent.
+    """
 
     law: WeightLaw
     shape: tuple[int, ...]
     bit: int
+    part: tuple[object, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +233,9 @@ class Unknown:
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """A tensor that carries no signal: indices, masks, shapes."""
+    """A tensor that carries no signal, or whose numbers are not known: indices, masks, shapes."""
+
+    shape: tuple[int, ...] = ()
 
 
 Value = Law | Weight | Known | Noise | Unknown | Ignored
@@ -237,6 +273,13 @@ class Factor:
         """E of the product of the factors at all pairs of positions."""
         return self.weigh(None)
 
+    def divide(self, pairs: Pairs) -> Pairs:
+        """Return the signal that has these pairs once it is multiplied with the factor."""
+        expected = self.pairs.values
+        floor = FLAT * float(expected.abs().max().clamp_min(1e-300))
+        kept = torch.where(expected.abs() < floor, floor, expected)
+        return pairs.map(lambda values: values / kept)
+
     def weigh(self, by: Pointwise | None) -> Pairs:
         """Return `pairs` with each factor multiplied by a function of its element."""
         mean = self.mean if by is None else self.mean * by
@@ -261,6 +304,15 @@ class Gradient:
         What the signal was multiplied with since it met a weight; None for 1.
     signal_spread : GradientSpread
         How the second moment of the signal scatters at finite width.
+    rest : Gradient or None
+        A further part of the gradient, uncorrelated with this one, with a factor of its own.
+    support : Tensor or None
+        Which features it may differ from zero at, shape (F,); None for all.
+    awaited : Awaited or None
+        What it is part of.
+    products : float or None
+        Second moment of the gradient of a weight of the layer whose output it belongs to, where
+        that is known to depend on the layer's input.
     """
 
     layout: Layout
@@ -268,15 +320,38 @@ class Gradient:
     factor: Factor | None = None
     standing: Standing = dataclasses.field(default_factory=Standing)
     signal_spread: GradientSpread
+    rest: Gradient | None = None
+    support: Tensor | None = None
+    awaited: Awaited | None = None
+    products: float | None = None
+
+    @classmethod
+    def join(cls, parts: Sequence[Gradient]) -> Gradient:
+        """Return the sum of uncorrelated gradients of one part each."""
+        first, *others = parts
+        return replace(first, rest=cls.join(others)) if others else first
+
+    @property
+    def parts(self) -> list[Gradient]:
+        """The parts, each by itself."""
+        if self.rest is None:
+            return [self]
+        return [replace(self, rest=None), *self.rest.parts]
 
     @cached_property
     def pairs(self) -> Pairs:
         """E[g_p g_p'] of all pairs of positions."""
-        return self.signal if self.factor is None else self.signal * self.factor.pairs
+        own = self.signal if self.factor is None else self.signal * self.factor.pairs
+        return own if self.rest is None else own + self.rest.pairs
 
     @cached_property
     def spread(self) -> GradientSpread:
         """How the second moment scatters at finite width."""
+        if self.rest is not None:
+            parts = self.parts
+            return join_spreads(
+                [part.spread for part in parts], [part.pairs.mean for part in parts]
+            )
         if self.factor is None:
             return self.signal_spread
         activation = Activation(self.factor.field, self.layout.count(Role.FEATURE))
@@ -287,16 +362,40 @@ class Gradient:
     def times(self, field: Field, slope: Pointwise, square: Pointwise | None = None) -> Gradient:
         """Return the gradient multiplied by a (random) function of the elements of ``field``."""
         step = Factor(field=field, mean=slope, square=square)
-        if self.factor is not None and self.factor.field is field:
-            return replace(self, factor=self.factor.times(step))
-        settled = self.settle()
-        return replace(settled, factor=step)
+        return Gradient.join(
+            [
+                replace(part, factor=step if part.factor is None else part.factor.times(step))
+                for part in self.look_at(field).parts
+            ]
+        )
+
+    def look_at(self, field: Field) -> Gradient:
+        """Return the gradient, forgetting its factors but for those of ``field``."""
+        kept = [p for p in self.parts if p.factor is not None and p.factor.field is field]
+        others = [p for p in self.parts if p.factor is None or p.factor.field is not field]
+        return Gradient.join([*kept, Gradient.join(others).settle()]) if others else self
+
+    def arrive(self) -> Gradient:
+        """Return the gradient as a whole, if all its parts have met."""
+        awaited = self.awaited
+        if awaited is None or awaited.here is None or not awaited.is_complete:
+            return self
+        support = torch.isin(awaited.here, awaited.index)
+        share = float(support.double().mean())
+        return replace(
+            self,
+            signal=awaited.pairs * share,
+            factor=None,
+            support=None if bool(support.all()) else support,
+            awaited=None,
+            products=awaited.products * share,
+        )
 
     def settle(self) -> Gradient:
         """Return the gradient as a signal, forgetting what it was multiplied with."""
-        if self.factor is None:
+        if self.factor is None and self.rest is None:
             return self
-        return replace(self, signal=self.pairs, factor=None, signal_spread=self.spread)
+        return replace(self, signal=self.pairs, factor=None, signal_spread=self.spread, rest=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,9 +415,9 @@ Backward = Callable[..., Sequence[Downstream]]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The output of an operation, and how gradients go back through it."""
+    """The output of an operation (or several), and how gradients go back through it."""
 
-    output: Value
+    output: Value | tuple[Value, ...]
     backward: Backward | None
 
 

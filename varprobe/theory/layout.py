@@ -116,6 +116,11 @@ class Layout:
         sizes = [self.positions_of(d) for d in range(len(self.dims))]
         return torch.arange(math.prod(sizes)).view(sizes)
 
+    def number_features(self) -> torch.Tensor:
+        """Return the number of each feature, shaped like the tensor with other dimensions 1."""
+        sizes = [math.prod(a.size for a in dim if a.role is Role.FEATURE) for dim in self.dims]
+        return torch.arange(math.prod(sizes)).view(sizes)
+
     def replace(self, dim: int, axes: Dim) -> Layout:
         """Return the layout with other axes in dimension ``dim``."""
         return Layout((*self.dims[:dim], axes, *self.dims[dim + 1 :]))

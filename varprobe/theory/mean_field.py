@@ -297,8 +297,7 @@ def _follow_correlation(
         return 1.0, slope
 
     def excess(c: float) -> float:
-        mapped = map_correlation(phi, c, q=q, sigma_w2=sigma_w2, sigma_b2=sigma_b2)
-        return float(mapped) - c
+        return float(sigma_w2 * phi.pair_moment(q, q, c) + sigma_b2) / after - c
 
     below = next((c for c in BELOW_ONE if excess(c) < 0), 1.0)
     if below == 1.0:
@@ -333,6 +332,18 @@ def find_edge_of_chaos(nonlinearity: Nonlinearity | str, *, sigma_b2: float = 0.
     >>> round(edge.sigma_w2, 4), round(edge.q_star, 3), edge.phase
     (1.761, 0.57, 'critical')
     """
+    edge = seek_edge_of_chaos(nonlinearity, sigma_b2=sigma_b2)
+    if edge is None:
+        phi = get_nonlinearity(nonlinearity)
+        raise InvalidArgumentError(
+            f"{phi!r} has no edge of chaos at sigma_b2={sigma_b2:g}: no second moment is a stable "
+            "fixed point with chi = 1. Try another sigma_b2, or solve_mean_field at your sigma_w2."
+        )
+    return edge
+
+
+def seek_edge_of_chaos(nonlinearity: Nonlinearity | str, *, sigma_b2: float) -> MeanField | None:
+    """Return what `find_edge_of_chaos` does, None where there is no such network."""
     from scipy.optimize import brentq
 
     phi = _check(nonlinearity, 1.0, sigma_b2)
@@ -353,10 +364,7 @@ def find_edge_of_chaos(nonlinearity: Nonlinearity | str, *, sigma_b2: float = 0.
     sigma_w2, small = _critical_weight(phi, ZERO_LENGTH), float(Q_GRID[0])
     if sigma_b2 == 0 and map_length(phi, small, sigma_w2=sigma_w2) <= small * (1 + SAME):
         return solve_mean_field(phi, sigma_w2=sigma_w2, start=small)
-    raise InvalidArgumentError(
-        f"{phi!r} has no edge of chaos at sigma_b2={sigma_b2:g}: no second moment is a stable "
-        "fixed point with chi = 1. Try another sigma_b2, or solve_mean_field at your sigma_w2."
-    )
+    return None
 
 
 def _bracket_roots(values: Array) -> list[tuple[float, float]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from varprobe.errors import InvalidArgumentError
+from varprobe.registry import split_options
 from varprobe.theory.activations import (
     NONLINEARITIES,
     celu,
@@ -45,8 +48,9 @@ def get_nonlinearity(
     Parameters
     ----------
     nonlinearity : str, module, callable or Nonlinearity
-        A name as in ``torch.nn.functional``; a module such as ``nn.GELU()``; an elementwise
-        function of numpy arrays or of torch tensors; or a Nonlinearity, which is returned.
+        A name as in ``torch.nn.functional``, with parameters as in "elu(alpha=0.5)"; a module such
+        as ``nn.GELU()``; an elementwise function of numpy arrays or of torch tensors; or a
+        Nonlinearity, which is returned.
     derivative : callable, optional
         Of a callable. By default the function is interpolated between its kinks, which is good to
         1e-12 for functions that change no faster than tanh.
@@ -61,9 +65,10 @@ def get_nonlinearity(
     ------
     UnknownNameError
         If no nonlinearity has that name.
+    InvalidArgumentError
+        If a parameter is not one of that nonlinearity's.
     TypeError
-        If a parameter is not one of that nonlinearity's, or a callable maps neither arrays nor
-        tensors elementwise.
+        If a callable maps neither arrays nor tensors elementwise.
 
     Examples
     --------
@@ -77,7 +82,8 @@ def get_nonlinearity(
     if isinstance(nonlinearity, Nonlinearity):
         return nonlinearity
     if isinstance(nonlinearity, str):
-        return NONLINEARITIES[nonlinearity](**parameters)
+        name, inline = split_options("nonlinearity", nonlinearity, example="elu(alpha=0.5)")
+        return _build(name, {**inline, **parameters})
     known = from_module(nonlinearity)
     if known is not None:
         return known
@@ -93,6 +99,17 @@ def get_nonlinearity(
         derivative=adapt(derivative) if derivative else differentiate(function, places),
         kinks=places,
     )
+
+
+def _build(name: str, parameters: Mapping[str, Any]) -> Nonlinearity:
+    builder = NONLINEARITIES[name]
+    signature = inspect.signature(builder)
+    try:
+        signature.bind(**parameters)
+    except TypeError as error:
+        taken = ", ".join(signature.parameters) or "no parameters"
+        raise InvalidArgumentError(f"The nonlinearity {name} takes {taken}, but {error}.") from None
+    return builder(**parameters)
 
 
 def from_module(module: object) -> Nonlinearity | None:

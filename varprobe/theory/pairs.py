@@ -7,6 +7,7 @@ and with an average other one (`varprobe.theory.profile`). Rules see this interf
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -57,6 +58,10 @@ class Pairs(ABC):
     @abstractmethod
     def broadcast(self, first: Tensor, second: Tensor) -> Tensor:
         """Return u_p v_p' in the form of the values."""
+
+    @abstractmethod
+    def outer(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return Σ_c u_pc v_p'c in the form of the values."""
 
     @abstractmethod
     def row_sums(self) -> Tensor:
@@ -177,6 +182,12 @@ class Pairs(ABC):
         """Return the sum over all pairs of (sample, position) in a batch."""
         return self.samples * float(self.row_sums().sum(dtype=torch.float64))
 
+    def size_apart(self) -> float:
+        """Return the root mean square over pairs of different (sample, position), times a count."""
+        squares = self.map(torch.square)
+        alone = self.samples * float(squares.second_moments.sum(dtype=torch.float64))
+        return math.sqrt(max(0.0, squares.total() - alone))
+
     def average(self) -> float:
         """Return the mean over all pairs of (sample, position) in a batch."""
         return self.total() / self.size**2
@@ -199,6 +210,16 @@ class Pairs(ABC):
         ``shares`` are the chances within each window, (windows, positions).
         """
         return self._fit(shares.sources)._deal(shares)._settle()
+
+    def take_back(self, signal: Pairs, index: Tensor) -> Pairs:
+        """Return the adjoint of `gather`, in the form of these pairs."""
+        return signal.scatter(index, self.positions)
+
+    def unit(self) -> Pairs:
+        """Return the pairs of independent positions and samples of second moment 1."""
+        from varprobe.theory.explicit import independent
+
+        return independent(self.positions, self.samples)
 
     def reduce(self, outer: int, inner: int) -> Pairs:
         """Sum over equal indices of the inner part of positions numbered outer x inner."""

@@ -1,119 +1,105 @@
-"""The laws of a model's parameters: named by an initialization, or measured."""
+"""The laws of a model's parameters: drawn by an initialization or a constructor, or measured."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
-from varprobe.errors import MissingRuleError, UnknownNameError, UnsupportedModelError
+from varprobe.errors import MissingRuleError, UnknownNameError
 from varprobe.initializers import law_of
 from varprobe.initializers.laws import WeightLaw
 from varprobe.modules import name_modules
-
-MOST_BUILT = 100_000_000
-"""Parameters up to which a model is built for the sake of those whose law has to be measured."""
-
-Initialization = str | Callable[[nn.Module], object]
+from varprobe.theory.subject import Initialization, Subject
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter, the module that owns it, and its law."""
+    """A parameter, the module that owns it, and its law.
+
+    Parameters
+    ----------
+    module, kind : str
+        Name and class of the module that owns it.
+    name : str
+        Its name there.
+    tensor : nn.Parameter
+        The parameter.
+    law : WeightLaw or None
+        What its elements are drawn from; None if that is not known.
+    drawn : bool
+        Whether the law is that of a draw, rather than of the numbers that the parameter has.
+    reason : str
+        Why the law of its draw could not be told, if it could not.
+    """
 
     module: str
     kind: str
     name: str
     tensor: nn.Parameter
     law: WeightLaw | None
-    named: bool
+    drawn: bool
+    reason: str = ""
 
 
-def build_model(
-    model: nn.Module | Callable[[], nn.Module], init: Initialization | None
-) -> nn.Module:
-    """Return the model; a function that builds one builds on the meta device if that is enough.
-
-    Raises
-    ------
-    UnsupportedModelError
-        If it does not return a module.
-    """
-    if isinstance(model, nn.Module):
-        return model
-    with torch.random.fork_rng(devices=()):
-        built = _build_on_meta(model, init) if isinstance(init, str) else None
-        built = model() if built is None else built
-    if not isinstance(built, nn.Module):
-        raise UnsupportedModelError(
-            f"The function that should build a model returned a {type(built).__name__}, "
-            "not a torch.nn.Module."
-        )
-    return built
-
-
-def _build_on_meta(build: Callable[[], nn.Module], init: str) -> nn.Module | None:
-    """Return a model without numbers, or None if its numbers are needed."""
-    try:
-        with torch.device("meta"):
-            built = build()
-        size = sum(parameter.numel() for parameter in built.parameters())
-    except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError):
-        # The constructor looks at its own numbers, or makes no module at all.
-        return None
-    if size > MOST_BUILT or all(p.law is not None for p in read_parameters(built, init)):
-        return built
-    return None
-
-
-def read_parameters(
-    model: nn.Module,
-    init: Initialization | None,
-    laws: Mapping[str, WeightLaw] = MappingProxyType({}),
-) -> Iterator[Parameter]:
-    """Yield every parameter once, for the first module that owns it; ``laws`` come first.
+def replace_laws(parameters: Iterable[Parameter], laws: Mapping[str, WeightLaw]) -> list[Parameter]:
+    """Return the parameters, some with other laws, by their full names.
 
     Raises
     ------
     UnknownNameError
-        If a law is given to a parameter that the model does not have.
+        If there is no parameter of a name.
     """
+    known = {f"{p.module}.{p.name}" if p.module else p.name: p for p in parameters}
+    for name, law in laws.items():
+        if name not in known:
+            raise UnknownNameError.among("parameter", name, known)
+        known[name] = replace(known[name], law=law, drawn=True, reason="")
+    return list(known.values())
+
+
+def read_parameters(subject: Subject, init: Initialization | None) -> Iterator[Parameter]:
+    """Yield every parameter once, for the first module that owns it."""
+    names = {id(p): n for n, p in subject.model.named_parameters(remove_duplicate=False)}
     seen: set[int] = set()
-    given = dict(laws)
-    for module, known in name_modules(model).items():
+    for module, known in name_modules(subject.model).items():
         for name, tensor in module._parameters.items():
             if tensor is None or id(tensor) in seen:
                 continue
             seen.add(id(tensor))
-            law = given.pop(f"{known.name}.{name}" if known.name else name, None)
-            if law is None and init is not None:
-                law = _name_law(init, module, name)
-            named = law is not None
-            if law is None:
-                law = _fall_back(module, name, tensor)
-            yield Parameter(known.name, type(module).__name__, name, tensor, law, named)
-    if given:
-        names = [name for name, _ in model.named_parameters()]
-        raise UnknownNameError.among("parameter", next(iter(given)), names)
+            full = names[id(tensor)]
+            law = subject.laws.get(full)
+            reason = "" if law is not None else subject.find_reason(full)
+            if reason:
+                law = _name_law(_list_candidates(subject, tensor, init), module, name)
+            drawn = law is not None
+            if law is None and tensor.is_floating_point() and not tensor.is_meta:
+                law = measure_law(tensor)
+            yield Parameter(known.name, type(module).__name__, name, tensor, law, drawn, reason)
 
 
-def _name_law(init: Initialization, module: nn.Module, name: str) -> WeightLaw | None:
-    try:
-        return law_of(init, module, name)
-    except MissingRuleError:
-        return None
+def _list_candidates(
+    subject: Subject, tensor: nn.Parameter, init: Initialization | None
+) -> list[Initialization]:
+    """Return what a parameter may be drawn by that could not be followed, the last word first."""
+    candidates = [] if init is None else [init]
+    if tensor.is_meta and subject.stopped:
+        candidates.append("default")
+    return candidates
 
 
-def _fall_back(module: nn.Module, name: str, tensor: torch.Tensor) -> WeightLaw | None:
-    if not tensor.is_floating_point():
-        return None
-    if tensor.is_meta:
-        # What the initialization leaves alone is as the constructor made it.
-        return _name_law("default", module, name)
-    return measure_law(tensor)
+def _name_law(candidates: list[Initialization], module: nn.Module, name: str) -> WeightLaw | None:
+    """Return the law by the first initialization that draws the parameter."""
+    for init in candidates:
+        try:
+            law = law_of(init, module, name)
+        except MissingRuleError:
+            return None
+        if law is not None:
+            return law
+    return None
 
 
 def measure_law(tensor: torch.Tensor) -> WeightLaw:

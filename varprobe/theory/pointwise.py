@@ -33,6 +33,16 @@ class Pointwise:
     def __add__(self, other: Pointwise) -> Pointwise:
         return Pointwise(lambda x: self.apply(x) + other.apply(x))
 
+    def mix(self, other: Pointwise, shares: tuple[float, float]) -> Pointwise:
+        """Return the root of the average of both squares."""
+        total = max(sum(shares), 1e-300)
+        a, b = (share / total for share in shares)
+        return Pointwise(lambda x: (a * self.apply(x) ** 2 + b * other.apply(x) ** 2).sqrt())
+
+    def root(self) -> Pointwise:
+        """Return the square root."""
+        return Pointwise(lambda x: self.apply(x).clamp_min(0).sqrt())
+
     @cached_property
     def slopes(self) -> tuple[float, float] | None:
         """(a, b) if the function is a x for x > 0 and b x for x < 0, else None."""

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
-from varprobe.errors import InvalidArgumentError
+from varprobe.errors import InvalidArgumentError, UnsupportedModelError
 from varprobe.initializers.laws import WeightLaw
 from varprobe.modules import Inputs, Loss, split_inputs
 from varprobe.presentation import Presentable
@@ -20,13 +21,7 @@ from varprobe.recording import Site
 from varprobe.schema import PREDICTION, build_frame
 from varprobe.theory.backpropagation import Arriving, pull_back
 from varprobe.theory.law import Ignored, Known, Noise, Unknown, Value, Weight
-from varprobe.theory.parameters import (
-    MOST_BUILT,
-    Initialization,
-    Parameter,
-    build_model,
-    read_parameters,
-)
+from varprobe.theory.parameters import Parameter, read_parameters, replace_laws
 from varprobe.theory.propagation import Forward, propagate
 from varprobe.theory.rows import (
     Expectation,
@@ -36,6 +31,7 @@ from varprobe.theory.rows import (
     expect_weight_gradient,
 )
 from varprobe.theory.sampling import Sampled, sample
+from varprobe.theory.subject import Initialization, Subject, take
 from varprobe.theory.tracer import Slot, Tape, trace
 
 if TYPE_CHECKING:
@@ -120,8 +116,9 @@ def predict(
     Parameters
     ----------
     model : torch.nn.Module or callable
-        A model, or a function without arguments that builds one; with a named ``init`` it builds on
-        the meta device.
+        A model, or a function without arguments that builds one. The function is called once
+        without memory, to follow what it draws each parameter from. Only where that cannot be
+        told, or the model does not run without numbers, it is called again to build the model.
     inputs : tensor, tuple, mapping or callable
         As in `varprobe.profile`. Given numbers are taken as they are: only the weights are random.
         Tensors on the meta device stand for independent standard normals.
@@ -129,10 +126,11 @@ def predict(
         Keyword arguments beside a tensor or a tuple.
     init : str or callable, optional
         The initialization whose laws the weights have. None, and what the initialization leaves
-        alone: the moments that the weights have now.
+        alone: the laws that the function draws from; of a model, the moments that the weights have
+        now, or, if it is on the meta device, what ``init="default"`` would draw.
     laws : mapping of str to WeightLaw
-        Laws of single parameters, by their names in ``named_parameters()``, in place of those that
-        ``init`` or the weights themselves say: what would be if these were drawn anew.
+        Laws of single parameters, by their names in ``named_parameters()``, in place of those:
+        what would be if these were drawn anew.
     loss : None, False or callable
         None sends independent N(0, 1) gradients into every differentiable output. False predicts no
         gradients. The gradients of a loss of one's own follow from draws alone.
@@ -157,7 +155,8 @@ def predict(
     UnknownNameError
         If ``init`` is no known name, or ``laws`` names a parameter that the model does not have.
     UnsupportedModelError
-        If the function that should build a model does not.
+        If the function that should build a model does not, or if it looks at numbers that it draws
+        and yet returns a model without numbers.
 
     Examples
     --------
@@ -172,11 +171,11 @@ def predict(
             f"draws={draws}: two draws are the fewest from which a scatter can be told; 0 leaves "
             "what no rule reaches unknown."
         )
-    built = build_model(model, init)
     given = inputs(0) if _is_function(inputs) else inputs
     args, keywords = split_inputs(given, kwargs)
-    tape, results = trace(built, args, keywords)
-    parameters = list(read_parameters(built, init, laws))
+    subject, tape, results = _trace(take(model, init), args, keywords)
+    built = subject.model
+    parameters = replace_laws(read_parameters(subject, init), laws)
     forward = propagate(tape, _read_sources(tape, parameters))
     gradients = None
     if loss is not False:
@@ -184,8 +183,6 @@ def predict(
     unsupported = _count_unsupported(tape, forward, gradients)
     sampled = Sampled(reason="no draws were asked for")
     if draws and (unsupported or callable(loss)):
-        if built is not model:
-            _find_buffers(tape, built, model)
         known = _find_parameters(tape, parameters)
         sampled = sample(tape, known, results=results, loss=loss, draws=draws, seed=seed)
     expectations = tuple(_list_rows(tape, forward, gradients, parameters, sampled))
@@ -201,6 +198,27 @@ def predict(
         },
         unsupported=unsupported,
     )
+
+
+def _trace(
+    subject: Subject, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Subject, Tape, list[int]]:
+    """Trace the model; where it does not run without numbers, the one that is built with them."""
+    try:
+        tape, results = trace(subject.model, args, kwargs)
+        if not any(isinstance(tensor, FakeTensor) for tensor in tape.sources.values()):
+            return subject, tape, results
+        failure: Exception = UnsupportedModelError(
+            f"{type(subject.model).__name__} reads a tensor that its constructor made and that is "
+            "not in its modules, and it is too large to be built for the sake of that tensor. "
+            "Register the tensor as a buffer, or give the model itself."
+        )
+    except Exception as error:
+        failure = error
+    built = subject.materialize()
+    if built is None:
+        raise failure
+    return built, *trace(built.model, args, kwargs)
 
 
 def _is_function(inputs: object) -> bool:
@@ -221,10 +239,15 @@ def _read_sources(tape: Tape, parameters: list[Parameter]) -> dict[int, Value]:
             )
         elif tensor.is_meta and number in tape.inputs:
             sources[number] = (
-                Noise(tuple(tensor.shape)) if tensor.is_floating_point() else Ignored()
+                Noise(tuple(tensor.shape))
+                if tensor.is_floating_point()
+                else Ignored(tuple(tensor.shape))
             )
+        elif tensor.is_meta and isinstance(tensor, nn.Parameter):
+            # Of a parametrization: no row speaks of it, and no law is asked for.
+            sources[number] = Unknown("a parametrization has no numbers here", "initialization")
         elif tensor.is_meta:
-            sources[number] = Ignored()
+            sources[number] = Ignored(tuple(tensor.shape))
         else:
             sources[number] = Known(tensor)
     return sources
@@ -234,18 +257,6 @@ def _find_parameters(tape: Tape, parameters: list[Parameter]) -> dict[int, Param
     """Return the parameters that the model used, by their values on the tape."""
     known = {id(parameter.tensor): parameter for parameter in parameters}
     return {n: known[id(tensor)] for n, tensor in tape.sources.items() if id(tensor) in known}
-
-
-def _find_buffers(tape: Tape, built: nn.Module, build: Callable[[], nn.Module]) -> None:
-    """Put the numbers of buffers on the tape of a model that was built without any."""
-    names = {id(buffer): name for name, buffer in built.named_buffers() if buffer.is_meta}
-    missing = {n: names[id(t)] for n, t in tape.sources.items() if id(t) in names}
-    size = sum(parameter.numel() for parameter in built.parameters())
-    if not missing or size > MOST_BUILT:
-        return
-    with torch.random.fork_rng(devices=()):
-        buffers = dict(build().named_buffers())
-    tape.sources.update({n: buffers[name] for n, name in missing.items()})
 
 
 class _Gradients:

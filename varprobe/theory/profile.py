@@ -47,6 +47,10 @@ class ProfilePairs(Pairs):
         apart = first * self._average_others(second) + second * self._average_others(first)
         return torch.stack([first * second, apart / 2]).to(self.values.dtype)
 
+    def outer(self, first: Tensor, second: Tensor) -> Tensor:
+        columns = zip(first.unbind(1), second.unbind(1), strict=True)
+        return torch.stack([self.broadcast(u, v) for u, v in columns]).sum(0)
+
     def row_sums(self) -> Tensor:
         weights = torch.tensor([1.0, self.positions - 1], dtype=self.values.dtype)
         rows = torch.einsum("w,bwp->bp", weights, self.values)

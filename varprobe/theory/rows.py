@@ -143,12 +143,16 @@ def expect_weight(parameter: Parameter, depth: int) -> Expectation:
     """Return the row of a parameter: the law it is drawn from, or what it was measured to be."""
     site = Site(module=parameter.module, output=parameter.name, signal="weight")
     law = parameter.law
+    reason = parameter.reason
     if law is None:
-        return _unknown(site, parameter.kind, depth, "unknown", "init: no law for its values")
+        return _unknown(site, parameter.kind, depth, "unknown", f"no law for its values: {reason}")
     log_std = 0.0
-    if parameter.named and law.variance:
+    if (parameter.drawn or reason) and law.variance:
         log_std = math.sqrt(max(law.kurtosis - 1, 0.0) / parameter.tensor.numel())
-    return _row(site, parameter.kind, depth, law.mean, law.second_moment, log_std)
+    status = "approximate" if reason else "exact"
+    if reason:
+        reason = f"its draw could not be followed: {reason}"
+    return _row(site, parameter.kind, depth, law.mean, law.second_moment, log_std, status, reason)
 
 
 def expect_weight_gradient(

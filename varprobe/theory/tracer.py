@@ -11,16 +11,22 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from traceback import walk_tb
 from typing import Any
 
 import torch
 from torch import nn
 from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from varprobe.modules import walk_tensors
+from varprobe.errors import UnsupportedModelError
+from varprobe.modules import name_method, walk_tensors
 from varprobe.observation.hooks import observe_modules
 from varprobe.observation.preservation import preserved_attributes, preserved_random_states
 from varprobe.theory.rules.pointwise import is_pointwise
@@ -265,7 +271,14 @@ def trace(
                 except Exception as error:
                     failure = error
     # Neither without its numbers nor with them: the model is at fault, and says how.
-    raise failure
+    if not isinstance(failure, DataDependentOutputException | DynamicOutputShapeException):
+        raise failure
+    running = reversed([frame for frame, _ in walk_tb(failure.__traceback__)])
+    raise UnsupportedModelError(
+        f"{name_method(running) or 'The model'} looks at numbers ({failure.func}), and on the meta "
+        "device there are none. Expected a forward pass that depends on shapes alone. Give a model "
+        "and inputs with numbers, on the CPU: the parameters are then measured."
+    ) from failure
 
 
 def _run(

@@ -26,15 +26,30 @@ class Cumulate(nn.Module):
         return torch.cumsum(x, 1) / 8
 
 
-class PostActivation(nn.Module):
+class Maximal(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(64, 64) for _ in range(6))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for layer in self.layers:
-            x = torch.relu(x + layer(x))
+            x = torch.relu(torch.maximum(x, layer(x)))
         return x
+
+
+class AttentionByHand(nn.Module):
+    """Softmax of products, which no rule reaches."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.norm = heads, nn.LayerNorm(width)
+        self.attend, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = self.attend(self.norm(x)).chunk(3, -1)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        scores = torch.softmax(query @ key.mT / math.sqrt(key.shape[-1]), -1)
+        return x + self.project((scores @ value).transpose(1, 2).flatten(2))
 
 
 class Attention(nn.Module):
@@ -42,10 +57,7 @@ class Attention(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(30, 64)
         self.position = nn.Embedding(12, 64)
-        kind = nn.TransformerEncoderLayer
-        self.layers = nn.ModuleList(
-            kind(64, 4, 128, dropout=0.0, batch_first=True, norm_first=i > 0) for i in range(3)
-        )
+        self.layers = nn.ModuleList(AttentionByHand(64, 4) for _ in range(3))
         self.head = nn.Linear(64, 32)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -73,7 +85,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], torch.Tensor]]] = 
         lambda: nn.Sequential(nn.Linear(64, 64), Cumulate(), nn.Linear(64, 64), nn.ReLU()),
         lambda: torch.randn(16, 64),
     ),
-    "branches that depend on each other": (PostActivation, lambda: torch.randn(16, 64)),
+    "branches that depend on each other": (Maximal, lambda: torch.randn(16, 64)),
     "attention": (Attention, lambda: torch.randint(0, 30, (4, 12))),
     "weights used at every step": (
         lambda: nn.LSTM(32, 32, batch_first=True),
@@ -120,7 +132,7 @@ def test_the_estimate_sharpens_with_the_scale_that_theory_knows() -> None:
     torch.manual_seed(0)
     inputs = torch.randn(16, 64)
     finals = [
-        vp.predict(PostActivation, inputs, init="kaiming_normal", draws=8, seed=seed)
+        vp.predict(Maximal, inputs, init="kaiming_normal", draws=8, seed=seed)
         .find(Site(module=""))
         .second_moment
         for seed in range(12)
@@ -129,7 +141,7 @@ def test_the_estimate_sharpens_with_the_scale_that_theory_knows() -> None:
 
 
 def test_the_same_seed_gives_the_same_numbers() -> None:
-    model, x = PostActivation(), torch.randn(4, 64)
+    model, x = Maximal(), torch.randn(4, 64)
     first, again, other = (vp.predict(model, x, seed=seed).to_frame() for seed in (3, 3, 4))
     assert first.equals(again)
     assert not first.equals(other)
@@ -162,7 +174,7 @@ def test_nothing_of_the_model_changes() -> None:
 
 
 def test_autocast_inference_mode_and_no_grad_change_nothing() -> None:
-    model, x = PostActivation(), torch.randn(4, 64)
+    model, x = Maximal(), torch.randn(4, 64)
     expected = vp.predict(model, x).to_frame()
     for context in (torch.no_grad(), torch.inference_mode()):
         with context:
@@ -217,14 +229,14 @@ def test_a_model_that_cannot_run_on_other_weights_says_so() -> None:
 
 def test_a_model_on_the_meta_device_is_drawn_from_its_laws() -> None:
     with torch.device("meta"):
-        model, x = PostActivation(), torch.randn(16, 64)
+        model, x = Maximal(), torch.randn(16, 64)
     prediction = vp.predict(model, x, init="kaiming_normal")
     assert prediction.meta["draws"] == 16
     assert not {"unknown", "tainted"} & {e.status for e in prediction}
 
 
 def test_a_buffer_on_the_meta_device_has_no_numbers() -> None:
-    class Buffered(PostActivation):
+    class Buffered(Maximal):
         def __init__(self) -> None:
             super().__init__()
             self.register_buffer("mask", torch.ones(64))
@@ -240,7 +252,7 @@ def test_a_buffer_on_the_meta_device_has_no_numbers() -> None:
 
 
 def test_large_models_get_fewer_draws_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, x = PostActivation(), torch.randn(4, 64)
+    model, x = Maximal(), torch.randn(4, 64)
     size = 4 * 64 * (1 + 3 * 6) + 6 * (64 * 64 + 64)
     for room, draws in ((size * 5, 4), (size, 0)):
         monkeypatch.setattr(replay, "MOST_ELEMENTS", room)
@@ -252,7 +264,7 @@ def test_large_models_get_fewer_draws_or_none(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("draws", [1, -2])
 def test_fewer_than_two_draws_are_refused(draws: int) -> None:
     with pytest.raises(InvalidArgumentError, match="two draws are the fewest"):
-        vp.predict(PostActivation(), torch.randn(4, 64), draws=draws)
+        vp.predict(Maximal(), torch.randn(4, 64), draws=draws)
 
 
 def test_exact_models_are_not_drawn() -> None:

@@ -5,14 +5,19 @@ what linear layers and convolutions share.
 """
 
 from varprobe.theory.rules import (
+    attention,
     batch_norm,
+    broadcast,
     convolution,
     dropout,
+    joining,
     linear,
+    lookup,
     max_pooling,
     normalization,
     pointwise,
     pooling,
+    products,
     shape,
     sums,
 )
@@ -20,16 +25,21 @@ from varprobe.theory.rules.registry import RULES, find_module_rule, find_rule, r
 
 __all__ = [
     "RULES",
+    "attention",
     "batch_norm",
+    "broadcast",
     "convolution",
     "dropout",
     "find_module_rule",
     "find_rule",
+    "joining",
     "linear",
+    "lookup",
     "max_pooling",
     "normalization",
     "pointwise",
     "pooling",
+    "products",
     "rule",
     "shape",
     "sums",

@@ -145,18 +145,31 @@ def _moments(
     gradient: Gradient, field: Field, unit: Pairs, affine: Affine
 ) -> tuple[Pairs, Pairs, Pairs]:
     """Return the pairs of g, those of g y, and E[d(g_p Σ g y) / dy_p'], y the normalized value."""
-    factor = gradient.factor
-    if factor is None or factor.field is not field or not field.gaussian or not affine.gamma:
-        arrived = gradient.pairs
+    found = [_find_moments(part, field, unit, affine) for part in gradient.look_at(field).parts]
+    arrived, product, stein = found[0]
+    for more in found[1:]:
+        arrived, product, stein = arrived + more[0], product + more[1], stein + more[2]
+    return arrived, product, stein
+
+
+def _find_moments(
+    part: Gradient, field: Field, unit: Pairs, affine: Affine
+) -> tuple[Pairs, Pairs, Pairs]:
+    factor = part.factor
+    if factor is None or not field.gaussian or not affine.gamma:
+        arrived = part.pairs
         return arrived, arrived * unit, arrived
-    signal, slope = gradient.signal, factor.mean
+    signal, slope = part.signal, factor.mean
     value = Pointwise(lambda v: (v - affine.beta) / affine.gamma)
     arrived = signal * factor.pairs
     product = signal * factor.weigh(value)
-    kinks = signal * field.expect_slope_pairs(slope, slope * value) * affine.gamma
-    stein = arrived.add_diagonal(kinks.row_sums())
-    if slope.levels is None:
-        stein = stein + signal * field.expect_euler_pairs(slope, slope)
+    rises = field.expect_slope_pairs(slope, slope * value) * affine.gamma
+    bends = rises * 0.0 if slope.levels else field.expect_euler_pairs(slope, slope)
+    if factor.square is not None:
+        # At one position the random square a² counts, not the square of the mean: E[y (a²)'].
+        rise = field.expect_slope_pairs(factor.square, value).second_moments * affine.gamma
+        rises, bends = rises.with_diagonal(rise), bends.with_diagonal(torch.zeros_like(rise))
+    stein = arrived.add_diagonal((signal * rises).row_sums()) + signal * bends
     return arrived, product, stein
 
 

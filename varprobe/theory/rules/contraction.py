@@ -37,6 +37,7 @@ from varprobe.theory.law import (
     uniform_pairs,
 )
 from varprobe.theory.layout import Layout, Role
+from varprobe.theory.lengths import pass_length
 from varprobe.theory.pairs import Pairs
 from varprobe.theory.profile import REASON, ProfilePairs
 
@@ -97,6 +98,8 @@ def contract(x: Law, weight: Value, bias: Value | None, shape: Contraction) -> S
         kernel=below.kernel * driven**2,
         gram=below.gram / math.sqrt(shape.taps) * driven**2,
         pinned=False,
+        length=pass_length(x, units, driven),
+        loose=1.0,
     )
     means = torch.full((pairs.positions,), mean, dtype=torch.float64)
     output = Law(
@@ -108,7 +111,12 @@ def contract(x: Law, weight: Value, bias: Value | None, shape: Contraction) -> S
 
     def backward(gradient: Gradient) -> Sequence[Downstream]:
         above = realize_gradient(gradient)
-        spread = replace(above, gram=above.gram / math.sqrt(shape.taps), tilt=above.tilt * driven)
+        spread = replace(
+            above,
+            gram=above.gram / math.sqrt(shape.taps),
+            tilt=above.tilt * driven,
+            projected=0.0,
+        )
         standing = _stand(gradient.standing.inherit(x.standing), weights, fresh=weight.bit)
         incoming = gradient.pairs
         signal = shape.adjoint(incoming) * (variance * shape.fan_out)
@@ -118,6 +126,8 @@ def contract(x: Law, weight: Value, bias: Value | None, shape: Contraction) -> S
             spread = descend(spread, activation, x.spread, x.field_spread, x.function)
         down = Gradient(layout=x.layout, signal=signal, standing=standing, signal_spread=spread)
         product = sum_products(incoming, summed)
+        if gradient.products is not None:
+            product = gradient.products
         found: list[Downstream] = [
             down,
             WeightGradient(
@@ -171,4 +181,4 @@ def _stand(standing: Standing, weights: Sequence[Weight], *, fresh: int) -> Stan
     if standing.touched & bits:
         standing = standing.approximate("weights are used more than once")
         fresh = 0
-    return replace(standing, touched=standing.touched | bits, fresh=fresh)
+    return replace(standing, touched=standing.touched | bits, fresh=fresh, terms=())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 
 from varprobe.errors import MissingRuleError
 from varprobe.theory.law import Law, Step, Value, Weight
 from varprobe.theory.layout import Axis, Role
+from varprobe.theory.mixing import Mixing, Projection
 from varprobe.theory.rules.contraction import Contraction, contract
 from varprobe.theory.rules.reading import read_law
 from varprobe.theory.rules.registry import rule
@@ -22,7 +24,8 @@ def linear(x: Value, weight: Value, bias: Value | None = None) -> Step:
     law = read_law(x, feature_dim=-1)
     if not isinstance(weight, Weight):
         raise MissingRuleError("the weight is not a parameter")
-    return contract(law, weight, bias, _shape_linear(law, weight.shape[0]))
+    step = contract(law, weight, bias, _shape_linear(law, weight.shape[0]))
+    return _remember(step, law, weight, bias)
 
 
 @rule(aten.addmm)
@@ -32,6 +35,7 @@ def addmm(bias: Value, x: Value, weight: Value) -> Step:
     if not isinstance(weight, Weight):
         raise MissingRuleError("the second factor is not a parameter")
     step = contract(law, weight, bias, _shape_linear(law, weight.shape[1]))
+    step = _remember(step, law, weight, bias)
     assert step.backward is not None
     inner = step.backward
 
@@ -48,7 +52,18 @@ def matmul(x: Value, weight: Value) -> Step:
     law = read_law(x, feature_dim=-1)
     if not isinstance(weight, Weight) or len(weight.shape) != 2:
         raise MissingRuleError("the second factor is not a parameter of two dimensions")
-    return contract(law, weight, None, _shape_linear(law, weight.shape[1]))
+    step = contract(law, weight, None, _shape_linear(law, weight.shape[1]))
+    return _remember(step, law, weight, None)
+
+
+def _remember(step: Step, x: Law, weight: Weight, bias: Value | None) -> Step:
+    """Let the output remember which layer made it: attention reads it as part of that layer."""
+    output = step.output
+    if not isinstance(output, Law) or output.pairs.positions != x.pairs.positions:
+        return step
+    kept = bias if isinstance(bias, Weight) else None
+    projection = Projection(x, weight, kept, output.pairs)
+    return replace(step, output=replace(output, mixing=Mixing.of(projection, output.features)))
 
 
 def _shape_linear(x: Law, out_features: int) -> Contraction:

@@ -12,17 +12,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 
 import torch
 from torch import Tensor
 
 from varprobe.errors import MissingRuleError
+from varprobe.theory.curves import interpolate
 from varprobe.theory.expectations import Field
 from varprobe.theory.explicit import ExplicitPairs
-from varprobe.theory.law import Downstream, Gradient, Law, Step, Value
+from varprobe.theory.law import Downstream, Factor, Gradient, Law, Step, Value
 from varprobe.theory.pairs import Pairs
-from varprobe.theory.pointwise import Pointwise
+from varprobe.theory.pointwise import Pointwise, differentiate
 from varprobe.theory.positions import LinearMap
 from varprobe.theory.rules.convolution import check_channels
 from varprobe.theory.rules.reading import read_law
@@ -36,8 +37,14 @@ REACH = 9.0
 NODES = 401
 """Their length."""
 
-STEP = 0.05
+STEP = 0.02
 """Spreads within a window are told apart in these steps of the largest."""
+
+ROOT_STEP = 0.01
+"""The same for the root of what its correlation lacks to 1."""
+
+MOST_ALIKE = 0.99
+"""Correlation of elements that are nearly the same one."""
 
 APPROXIMATE = "max pooling: Gaussian copula"
 
@@ -71,9 +78,16 @@ class Largest:
         return values, mass / mass.sum()
 
     @property
-    def shares(self) -> list[float]:
+    def shares(self) -> Tensor:
         """Probability of each element to be the largest."""
-        return [float(part) for part in self._grid[1].sum(1)]
+        return self._grid[1].sum(1)
+
+    def weigh_shares(self, weight: Pointwise) -> Tensor:
+        """Return the shares where each maximum counts by a function of it that is not negative."""
+        values, mass = self._grid
+        shares = mass @ weight(values)
+        total = float(shares.sum())
+        return shares / total if total > 0 else self.shares
 
     @property
     def mean(self) -> float:
@@ -93,7 +107,7 @@ class Largest:
         density = torch.exp(-((values / self.spreads[0]) ** 2) / 2)
         inside = density > 1e-12
         chance = mass[0][inside] / density[inside]
-        return _interpolate(value, values[inside], chance / chance.max()).clamp(0, 1)
+        return interpolate(value, values[inside], chance / chance.max()).clamp(0, 1)
 
     def bend(self, g: Tensor) -> Tensor:
         """Return the quantile of the maximum where a standard normal has value g."""
@@ -102,15 +116,7 @@ class Largest:
         # Rounding makes the tail a plateau: the middle of each cell keeps the quantiles apart.
         below = total.cumsum(0) - total / 2
         inside = (below > 1e-10) & (below < 1 - 1e-10)
-        return _interpolate(g, torch.special.ndtri(below[inside]), values[inside])
-
-
-def _interpolate(x: Tensor, nodes: Tensor, values: Tensor) -> Tensor:
-    """Return values linear between the nodes, and continued beyond them with the last slope."""
-    right = torch.searchsorted(nodes, x.contiguous()).clamp(1, len(nodes) - 1)
-    left = right - 1
-    slope = (values[right] - values[left]) / (nodes[right] - nodes[left])
-    return values[left] + slope * (x - nodes[left])
+        return interpolate(g, torch.special.ndtri(below[inside]), values[inside])
 
 
 @rule(aten.max_pool1d, aten.max_pool2d, aten.max_pool3d)
@@ -138,7 +144,7 @@ def max_pool(
 
     def backward(gradient: Gradient) -> Sequence[Downstream]:
         settled = gradient.settle()
-        signal = _split(settled.signal, law.field, windows.shares, chosen)
+        signal = _split(settled.signal, law, output.field, windows, chosen)
         down = replace(
             settled,
             layout=law.layout,
@@ -148,6 +154,15 @@ def max_pool(
         return [down.times(law.field, chosen, square=chosen)]
 
     return Step(output, backward)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """The places that one window holds, widest first, its largest element, and their scale."""
+
+    places: Tensor
+    largest: Largest
+    scale: float
 
 
 @dataclass(frozen=True)
@@ -162,12 +177,32 @@ class _Windows:
         Mean and standard deviation of the maxima of the centred field.
     typical : Largest
         A window with equal spreads, for the shape of the distribution.
+    apart : list of _Window
+        The windows, where they are told apart.
     """
 
     shares: LinearMap
     means: Tensor
     spreads: Tensor
     typical: Largest
+    apart: Sequence[_Window] = ()
+
+    def weigh_shares(self, weight: Pointwise, centre: float) -> LinearMap:
+        """Return the shares where each maximum counts by a function of it."""
+        if not self.apart:
+            return self.shares
+        (dense,) = self.shares.factors
+        shares = torch.zeros_like(dense)
+        for row, window in zip(shares, self.apart, strict=True):
+            local = partial(_shift, weight, centre, window.scale)
+            row[window.places] = window.largest.weigh_shares(Pointwise(local))
+        return LinearMap((shares,))
+
+    def find_winner(self, centres: Tensor) -> Pointwise:
+        """Return the largest element as a function of the field that stands for the maxima."""
+        typical, centre = self.typical, float(centres.mean())
+        size = max(typical.spread, 1e-12)
+        return Pointwise(lambda v: centre + typical.bend((v - centre - typical.mean) / size))
 
     @classmethod
     def of(cls, field: Field, members: LinearMap) -> _Windows:
@@ -175,37 +210,52 @@ class _Windows:
         counts = members @ torch.ones(members.sources, dtype=torch.float64)
         unit = replace(field.pairs, values=field.correlations()).transform(members)
         together = unit.second_moments.double() - counts
-        average = float((together / (counts * (counts - 1)).clamp_min(1)).mean())
-        # A hundredth is finer than the equal correlations are.
-        correlation = round(min(max(average, 0.0), 0.99), 2)
+        averages = (together / (counts * (counts - 1)).clamp_min(1)).clamp(0, MOST_ALIKE)
+        # What sets a maximum apart from its elements goes with the root of 1 - ρ.
+        correlation = 1 - float((1 - averages).sqrt().mean()) ** 2
         level = math.sqrt(max(field.covariances.mean, 1e-300))
         typical = Largest((level,) * int(counts.max()), correlation)
         if isinstance(field.pairs, ExplicitPairs):
-            return cls(*_look_into(field, members.dense(), correlation), typical)
+            return cls.tell_apart(field, members.dense(), averages, typical)
         scales = ((members @ field.spreads.square()) / counts).sqrt()
         kinds = {int(k): _tabulate((1.0,) * int(k), correlation) for k in set(counts.tolist())}
         means = torch.tensor([kinds[int(k)].mean for k in counts], dtype=torch.float64)
         spreads = torch.tensor([kinds[int(k)].spread for k in counts], dtype=torch.float64)
         return cls(members.normalized, means * scales, spreads * scales, typical)
 
-
-def _look_into(
-    field: Field, members: Tensor, correlation: float
-) -> tuple[LinearMap, Tensor, Tensor]:
-    """Return shares, means and spreads of windows whose positions differ in spread."""
-    shares = torch.zeros_like(members)
-    means = torch.zeros(len(members), dtype=torch.float64)
-    spreads = torch.zeros(len(members), dtype=torch.float64)
-    for window, row in enumerate(members):
-        places = torch.nonzero(row).squeeze(1)
-        order = places[field.spreads[places].argsort(descending=True)]
-        scale = max(float(field.spreads[order[0]]), 1e-300)
-        largest = _tabulate(
-            tuple(round(float(s) / scale / STEP) * STEP for s in field.spreads[order]), correlation
+    @classmethod
+    def tell_apart(
+        cls, field: Field, members: Tensor, correlations: Tensor, typical: Largest
+    ) -> _Windows:
+        """Describe windows whose positions differ in spread, of these mean correlations."""
+        apart = [
+            _look_into(field, torch.nonzero(row).squeeze(1), float(correlation))
+            for row, correlation in zip(members, correlations, strict=True)
+        ]
+        shares = torch.zeros_like(members)
+        for row, window in zip(shares, apart, strict=True):
+            row[window.places] = window.largest.shares
+        means = [window.largest.mean * window.scale for window in apart]
+        spreads = [window.largest.spread * window.scale for window in apart]
+        return cls(
+            LinearMap((shares,)),
+            torch.tensor(means, dtype=torch.float64),
+            torch.tensor(spreads, dtype=torch.float64),
+            typical,
+            apart,
         )
-        shares[window, order] = torch.tensor(largest.shares, dtype=torch.float64)
-        means[window], spreads[window] = largest.mean * scale, largest.spread * scale
-    return LinearMap((shares,)), means, spreads
+
+
+def _shift(function: Pointwise, centre: float, scale: float, x: Tensor) -> Tensor:
+    return function(centre + scale * x)
+
+
+def _look_into(field: Field, places: Tensor, correlation: float) -> _Window:
+    order = places[field.spreads[places].argsort(descending=True)]
+    scale = max(float(field.spreads[order[0]]), 1e-300)
+    ratios = tuple(round(float(s) / scale / STEP) * STEP for s in field.spreads[order])
+    root = round(math.sqrt(1 - correlation) / ROOT_STEP) * ROOT_STEP
+    return _Window(order, _tabulate(ratios, 1 - root**2), scale)
 
 
 @cache
@@ -224,33 +274,30 @@ def _pool(x: Law, windows: _Windows) -> Law:
     means = windows.means + centres
     pairs = covariances.with_diagonal(windows.spreads.square()).add_product(means, means)
     field = Field(pairs, means, gaussian=True)
-    inner, typical, centre = x.function, windows.typical, float(centres.mean())
-    mean, size = typical.mean, max(typical.spread, 1e-12)
-
-    def function(v: Tensor) -> Tensor:
-        return inner(centre + typical.bend((v - centre - mean) / size))
-
+    inner, winner = x.function, windows.find_winner(centres)
     return replace(
         x,
         field=field,
-        function=Pointwise(function),
+        function=Pointwise(lambda v: inner(winner(v))),
         standing=replace(x.standing.approximate(APPROXIMATE), fresh=0),
         # The scale of a window goes through a maximum as it goes through a rectifier.
         pooled_spread=x.spread,
     )
 
 
-def _split(signal: Pairs, field: Field, shares: LinearMap, chosen: Pointwise) -> Pairs:
+def _split(signal: Pairs, x: Law, maxima: Field, windows: _Windows, chosen: Pointwise) -> Pairs:
     """Return the signal that each position would get if it were the largest of its windows.
 
-    Exactly one position of a window gets it. Which one is decided within the window, so that the
-    choices in two windows are independent even where the windows as a whole go together.
+    Exactly one position of a window gets it. What follows back is the slope at that position, which
+    goes together in two windows as the slopes at their maxima do.
     """
-    dealt = signal.deal(shares)
-    alone = dealt.second_moments / field.expect(chosen).clamp_min(1e-12)
-    together = field.expect_pairs(chosen)
-    apart = dealt.map(lambda values: values / together.values.clamp_min(1e-12))
-    return apart.with_diagonal(alone)
+    slope = Pointwise(lambda u: differentiate(x.function, u))
+    square = slope * slope
+    winner = windows.find_winner(windows.shares @ x.field.means)
+    opened = maxima.expect_pairs(Pointwise(lambda v: slope(winner(v))))
+    seen = Factor(field=x.field, mean=chosen * slope, square=chosen * square)
+    shares = windows.weigh_shares(square, float(x.field.means.mean()))
+    return seen.divide((signal * opened).deal(shares))
 
 
 def _find_members(

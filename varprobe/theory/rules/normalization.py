@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -27,6 +29,7 @@ from varprobe.theory.law import (
     uniform_pairs,
 )
 from varprobe.theory.layout import Role
+from varprobe.theory.lengths import find_loose, vary_length
 from varprobe.theory.pairs import Pairs
 from varprobe.theory.pointwise import Pointwise
 from varprobe.theory.rules.contraction import realize_gradient
@@ -135,13 +138,33 @@ def normalize(
     centres = pool(x.means) if centred else torch.zeros_like(x.means)
     variances = pool(x.pairs.second_moments) - centres.square()
     scales = (variances + eps).rsqrt()
+    return rescale(
+        x, centres, scales, affine, inner=inner, centred=centred, per_position=per_position
+    )
+
+
+def rescale(
+    x: Law,
+    centres: Tensor,
+    scales: Tensor,
+    affine: Affine,
+    *,
+    inner: int = 1,
+    centred: bool,
+    per_position: bool = True,
+) -> Step:
+    """Return (x - centre) scale, then the affine map, for statistics of x at each position."""
     output = _scale(x, centres, scales, affine)
 
     def backward(gradient: Gradient) -> Sequence[Downstream]:
         standing = gradient.standing.inherit(x.standing)
         signal = gradient.pairs * (affine.gamma**2)
         # The norm divides by the scale of what came in.
-        spread = replace(gradient.settle().signal_spread, tilt=-1.0, echo=0.0)
+        spread = replace(gradient.settle().signal_spread, tilt=-1.0, echo=0.0, projected=1.0)
+        if inner == 1:
+            unit = _find_unit(x, centres, scales)
+            spread = replace(spread, rest=spread.rest + _scatter_lengths(unit, signal, x.features))
+            signal = signal * _project_out(x, unit, gradient, centred=centred)
         down = Gradient(
             layout=x.layout,
             signal=signal.scale(scales),
@@ -158,6 +181,41 @@ def normalize(
         return found
 
     return Step(output, backward)
+
+
+def _find_unit(x: Law, centres: Tensor, scales: Tensor) -> Pairs:
+    """Return the pairs of the normalized array."""
+    unit = x.pairs.add_product(x.means, centres, -1.0).add_product(centres, x.means, -1.0)
+    return unit.add_product(centres, centres).scale(scales)
+
+
+def _scatter_lengths(unit: Pairs, signal: Pairs, units: int) -> float:
+    """Return by how much the lengths that matter scatter more than those of all positions.
+
+    A gradient that comes back at one token is divided by that token's length alone.
+    """
+    squares = unit.map(torch.square)
+    shares = signal.second_moments.double()
+    shares = shares / shares.mean().clamp_min(1e-300)
+    weighted, pooled = squares.scale(shares).average(), squares.average()
+    return max(0.0, weighted - pooled) * 2 / units
+
+
+def _project_out(x: Law, unit: Pairs, gradient: Gradient, *, centred: bool) -> Pairs:
+    """Return what the norm does to a gradient beside its scale, to first order in 1/n.
+
+    It takes off the gradient's part along x and along the mean, and it divides by the length that x
+    has, not by the expected one.
+    """
+    loose, done = find_loose(x), gradient.settle().signal_spread.projected
+    # What a norm above took off is not there to be taken off again, but for what came in between.
+    along = (1 - done + done * loose) / x.features
+    shift, short = ((1 - done) / x.features, loose / x.features) if centred else (0.0, 0.0)
+    excess = vary_length(x)
+    # E 1 / (s_i s_j) of lengths that scatter alone.
+    apart = (1 + 0.75 * excess) / (1 - short)
+    kept = unit.map(lambda c: (1 - shift - along * c * c) * apart)
+    return kept.with_diagonal(kept.second_moments * ((1 + excess) / (1 + 0.75 * excess)))
 
 
 def _scale(x: Law, centres: Tensor, scales: Tensor, affine: Affine) -> Law:
@@ -187,14 +245,17 @@ def _scale(x: Law, centres: Tensor, scales: Tensor, affine: Affine) -> Law:
 
 def _affine_moments(gradient: Gradient, output: Law, affine: Affine) -> tuple[Pairs, Pairs]:
     """Return the pairs of (gradient x normalized value) and of the gradient."""
-    factor = gradient.factor
     gamma = affine.gamma or 1.0
 
     def unit(v: Tensor) -> Tensor:
         return (output.function(v) - affine.beta) / gamma
 
-    if factor is not None and factor.field is output.field:
-        return gradient.signal * factor.weigh(Pointwise(unit)), gradient.pairs
     shift = output.means - affine.beta
     unscaled = output.pairs.add_product(output.means, output.means, -1.0).add_product(shift, shift)
-    return gradient.pairs * unscaled * (1 / gamma**2), gradient.pairs
+    products = [
+        part.pairs * unscaled * (1 / gamma**2)
+        if part.factor is None
+        else part.signal * part.factor.weigh(Pointwise(unit))
+        for part in gradient.look_at(output.field).parts
+    ]
+    return reduce(add, products), gradient.pairs

@@ -21,6 +21,7 @@ from varprobe.theory.pairs import Pairs
 from varprobe.theory.positions import LinearMap
 from varprobe.theory.rules.reading import default_feature_dim, read_law
 from varprobe.theory.rules.registry import rule
+from varprobe.theory.rules.statistics import average_features
 
 aten = torch.ops.aten
 
@@ -37,7 +38,7 @@ SPATIAL = (
 )
 """Operations on (sample, feature, positions ...)."""
 
-REDUCTIONS = (aten.mean.dim, aten.sum.dim_IntList)
+MEANS, SUMS = (aten.mean.dim,), (aten.sum.dim_IntList,)
 
 
 def _pool(op: OpOverloadPacket, x: Value, *args: Any, **kwargs: Any) -> Step:
@@ -58,6 +59,17 @@ def _reduce(op: OpOverloadPacket, x: Value, dims: Any = None, *args: Any, **kwar
         layout = layout.replace(d, ())
     kept = {**kwargs, "keepdim": True}
     return transform(law, op, (chosen,), kept, layout.view(shape))
+
+
+def _mean(
+    op: OpOverloadPacket, x: Value, dims: Any = None, keepdim: bool = False, **kwargs: Any
+) -> Step:
+    law = x if isinstance(x, Law) else read_law(x, default_feature_dim(x.shape))  # type: ignore[union-attr]
+    if dims is not None and len(dims) == 1:
+        dim = dims[0] % len(law.layout.dims)
+        if law.layout.dims[dim] and law.layout.only(dim, Role.FEATURE):
+            return Step(average_features(law, dim, keepdim=keepdim), lambda _: [None])
+    return _reduce(op, law, dims, keepdim, **kwargs)
 
 
 def _meta_shape(
@@ -124,4 +136,5 @@ def _file(ops: Sequence[Any], body: Callable[..., Step]) -> None:
 
 
 _file(SPATIAL, _pool)
-_file(REDUCTIONS, _reduce)
+_file(MEANS, _mean)
+_file(SUMS, _reduce)

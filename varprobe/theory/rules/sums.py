@@ -10,32 +10,55 @@ import torch
 
 from varprobe.errors import MissingRuleError
 from varprobe.theory.expectations import Field
-from varprobe.theory.fluctuations import Mixture, Spread, realize
+from varprobe.theory.fluctuations import Mixture, Spread, realize, share_tilt
 from varprobe.theory.law import Downstream, Gradient, Known, Law, Noise, Step, Value
-from varprobe.theory.pointwise import scale_by
+from varprobe.theory.lengths import add_lengths, add_loose
+from varprobe.theory.pointwise import IDENTITY, scale_by
+from varprobe.theory.rules.broadcast import align
+from varprobe.theory.rules.mixtures import add_mixed
 from varprobe.theory.rules.pointwise import apply_pointwise
 from varprobe.theory.rules.reading import read_like
 from varprobe.theory.rules.registry import rule
+from varprobe.theory.rules.statistics import is_statistic, subtract_statistic
+from varprobe.theory.superposition import superpose
 
 aten = torch.ops.aten
+
+APPROXIMATE = "a sum of functions of Gaussian arrays: Gaussian copula"
 
 
 @rule(aten.add.Tensor, aten.add_.Tensor)
 def add(x: Value, y: Value, alpha: float = 1.0) -> Step:
     """Return x + alpha y."""
-    branches = _as_branches(x, y)
-    if branches is not None:
-        return add_branches(*branches, alpha)
-    return apply_pointwise(aten.add.Tensor, (x, y), {"alpha": alpha})
+    return _aligned(x, y, alpha) or apply_pointwise(aten.add.Tensor, (x, y), {"alpha": alpha})
 
 
 @rule(aten.sub.Tensor, aten.sub_.Tensor)
 def subtract(x: Value, y: Value, alpha: float = 1.0) -> Step:
     """Return x - alpha y."""
-    branches = _as_branches(x, y)
-    if branches is not None:
-        return add_branches(*branches, -alpha)
-    return apply_pointwise(aten.sub.Tensor, (x, y), {"alpha": alpha})
+    return _aligned(x, y, -alpha) or apply_pointwise(aten.sub.Tensor, (x, y), {"alpha": alpha})
+
+
+def _aligned(x: Value, y: Value, alpha: float) -> Step | None:
+    """Return the sum of two arrays that are not functions of one field, None if there are none."""
+    if isinstance(x, Law) and isinstance(y, Law) and is_statistic(y, x):
+        return subtract_statistic(x, y, -alpha)
+    steps = align(x, y)
+    if steps is None:
+        branches = _as_branches(x, y)
+        return None if branches is None else _sum(*branches, alpha)
+    first, second = steps
+    total = _sum(first.output, second.output, alpha)  # type: ignore[arg-type]
+
+    def backward(gradient: Gradient) -> Sequence[Downstream]:
+        parts = total.backward(gradient)  # type: ignore[misc]
+        return [step.backward(part)[0] for step, part in zip(steps, parts, strict=True)]  # type: ignore[misc]
+
+    return Step(total.output, backward)
+
+
+def _sum(x: Law, y: Law, alpha: float) -> Step:
+    return add_mixed(x, y, alpha) or add_branches(x, y, alpha)
 
 
 def _as_branches(x: Any, y: Any) -> tuple[Law, Law] | None:
@@ -63,23 +86,69 @@ def add_branches(x: Law, y: Law, alpha: float) -> Step:
     """
     if x.layout != y.layout or not x.standing.is_uncorrelated(y.standing):
         raise MissingRuleError("branches meet that are not independent")
+    zero = _add_nothing(x, y, alpha)
+    if zero is not None:
+        return zero
     first, second = x.settle(), y.settle()
     pairs = first.pairs + second.pairs * alpha**2
     pairs = pairs.add_product(first.means, second.means, alpha)
     pairs = pairs.add_product(second.means, first.means, alpha)
-    standing = x.standing.merge(y.standing)
+    means = first.means + alpha * second.means
+    standing = x.standing.add(y.standing)
+    found = superpose(x, y, alpha, pairs, means)
     output = Law(
         layout=x.layout,
-        field=Field(pairs, first.means + alpha * second.means, first.gaussian and second.gaussian),
-        standing=replace(standing, fresh=x.standing.fresh & y.standing.fresh),
+        field=Field(pairs, means, gaussian=False) if found is None else found.field,
+        function=IDENTITY if found is None else found.function,
+        standing=standing,
         field_spread=_join_spreads(x, y, alpha),
     )
+    if not output.is_field:
+        output = replace(output, standing=standing.approximate(APPROXIMATE))
 
     def backward(gradient: Gradient) -> Sequence[Downstream]:
-        scaled = gradient if alpha == 1.0 else gradient.times(output.field, scale_by(alpha))
-        return [gradient, scaled]
+        sides = [
+            gradient if found is None or not _looks_inside(law) else found.share(gradient, index)
+            for index, law in enumerate((x, y))
+        ]
+        if alpha != 1.0:
+            sides[1] = sides[1].times(y.field, scale_by(alpha))
+        total = max(output.pairs.mean, 1e-300)
+        return [
+            _turn_spread(side, law, scale * law.pairs.mean / total, output)
+            for side, law, scale in zip(sides, (x, y), (1.0, alpha**2), strict=True)
+        ]
 
     return Step(output, backward)
+
+
+def _add_nothing(x: Law, y: Law, alpha: float) -> Step | None:
+    """Return the sum if one branch is zero, as where the last weight of a branch starts there."""
+    if not y.pairs.mean:
+        law = x
+    elif not x.pairs.mean and alpha == 1.0:
+        law = y
+    else:
+        return None
+    standing = replace(x.standing.merge(y.standing), fresh=law.standing.fresh)
+
+    def backward(gradient: Gradient) -> Sequence[Downstream]:
+        return [gradient, gradient.times(y.field, scale_by(alpha)) if alpha != 1.0 else gradient]
+
+    return Step(replace(law, standing=standing), backward)
+
+
+def _looks_inside(law: Law) -> bool:
+    """Tell whether what made an array asks how its gradient depends on it: a function, a norm."""
+    return not law.is_field or law.field_spread.pinned
+
+
+def _turn_spread(gradient: Gradient, branch: Law, share: float, total: Law) -> Gradient:
+    """Return the gradient of the sum as that of a branch."""
+    if gradient.factor is not None or gradient.rest is not None:
+        return gradient
+    spread = share_tilt(gradient.signal_spread, share, total.field_spread, branch.spread)
+    return replace(gradient, signal_spread=spread)
 
 
 def _join_spreads(x: Law, y: Law, alpha: float) -> Spread:
@@ -93,4 +162,10 @@ def _join_spreads(x: Law, y: Law, alpha: float) -> Spread:
     mixed = 4 * parts[0][0] * parts[1][0] * product / x.features
     kernel = sum(size**2 * spread.kernel for size, spread in parts) + mixed
     gram = sum(size**2 * spread.gram for size, spread in parts)
-    return Spread(kernel=kernel / total**2, gram=gram / total**2)
+    sizes = [(parts[0][0], x), (parts[1][0], y)]
+    return Spread(
+        kernel=kernel / total**2,
+        gram=(gram + 2 * parts[0][0] * parts[1][0] / x.features) / total**2,
+        length=add_lengths(sizes),
+        loose=add_loose(sizes),
+    )

@@ -67,13 +67,13 @@ def _is_redrawn(parameter: Parameter) -> bool:
     """
     if parameter.law is None or not math.isfinite(parameter.law.variance):
         return False
-    return parameter.named or parameter.tensor.dim() > 1 or parameter.tensor.is_meta
+    return parameter.drawn or parameter.tensor.dim() > 1 or parameter.tensor.is_meta
 
 
 def _fill(drawn: torch.Tensor, parameter: Parameter) -> None:
     law = parameter.law
     assert law is not None
-    if law.distribution == "measured":
+    if law.distribution in ("measured", "other"):
         drawn.normal_(law.mean, math.sqrt(law.variance))
     else:
         fill(drawn, law)

@@ -1,0 +1,84 @@
+"""The verdict over whole models, on two seeds here and on ten among the slow proofs."""
+
+from __future__ import annotations
+
+import pytest
+from scipy import stats
+
+from tests.verdicts import sabotage
+from tests.verdicts.cases import FAULTY, HEALTHY
+from tests.verdicts.scoring import bound_rate, count_alarms
+
+SEEDS = 2
+SLOW_SEEDS = 10
+
+MISSED = {
+    # F.linear(x, layer.weight.detach()) looks like a layer that nobody calls.
+    "weights used detached"
+}
+
+
+def test_there_are_cases_enough() -> None:
+    assert len(FAULTY) >= 40
+    assert len(HEALTHY) >= 40
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_flags_a_faulty_model(name: str) -> None:
+    verdicts = {FAULTY[name].judge(seed, predict=False).healthy for seed in range(SEEDS)}
+    assert verdicts == {name in MISSED}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_passes_a_healthy_model(name: str) -> None:
+    for seed in range(SEEDS):
+        findings = HEALTHY[name].judge(seed, predict=False).findings
+        assert {finding.level for finding in findings} <= {"info"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(SLOW_SEEDS))
+@pytest.mark.parametrize("name", [*FAULTY, *HEALTHY])
+def test_is_right_on_more_seeds(name: str, seed: int) -> None:
+    case = FAULTY.get(name) or HEALTHY[name]
+    assert case.judge(seed).healthy == (name in HEALTHY or name in MISSED)
+
+
+@pytest.mark.slow
+def test_false_alarms_over_a_thousand_seeds() -> None:
+    alarms = count_alarms(HEALTHY, range(1000))
+    assert bound_rate(len(alarms), 1000)[1] < 0.01, alarms
+
+
+# On every layer, the ends included: where the fans of a single layer of its kind are exchanged, it
+# has the law of the other direction, which is no fault to see.
+SHARE = 0.95
+
+
+def count_named(seeds: int) -> tuple[int, int]:
+    deeds = [
+        sabotage.commit(case, deed, seed)
+        for case in sabotage.MODELS.values()
+        for deed in sabotage.DEEDS
+        for seed in range(seeds)
+    ]
+    return sum(deed.is_named for deed in deeds), len(deeds)
+
+
+def test_one_broken_layer_is_named() -> None:
+    named, total = count_named(1)
+    # A share of 0.95 leaves so few in 28 with a probability of 1e-3.
+    assert named >= stats.binom.ppf(1e-3, total, SHARE)
+
+
+@pytest.mark.slow
+def test_one_broken_layer_is_named_on_20_seeds() -> None:
+    named, total = count_named(20)
+    assert named >= SHARE * total
+
+
+@pytest.mark.parametrize(("flagged", "low", "high"), [(0, 0.0, 0.0369), (2, 0.0025, 0.0838)])
+def test_the_interval_is_clopper_and_pearsons(flagged: int, low: float, high: float) -> None:
+    # 0 of 95: 1 - 0.025**(1/95); 2 of 84 from published tables.
+    assert bound_rate(flagged, 98 if flagged == 0 else 84)[1] == pytest.approx(high, abs=2e-3)
+    assert bound_rate(flagged, 98 if flagged == 0 else 84)[0] == pytest.approx(low, abs=1e-3)

@@ -1,0 +1,238 @@
+"""Attention as an average over a virtual layer.
+
+The scores of all pairs of sites have pair moments of four indices, which are never formed. Instead
+the layer's input is drawn from its law, at its real width, with fresh weights for a few heads; the
+scores are computed for real, with whatever rotation or mask they have, and second moments are read
+back. What is linear in independent numbers (the values, the gradient's way to them) is averaged by
+formula. Draws come from a generator of their own and are the same for the same layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from varprobe.errors import MissingRuleError
+from varprobe.theory.streams import Stream, cut_lead, draw_law, draw_pairs
+
+HEADS = 4
+"""Virtual heads that share one draw of the input."""
+
+MOST_DRAWS = 24
+"""Draws of the input: 96 heads in all bring second moments to a percent or two."""
+
+FEWEST_DRAWS = 2
+
+MOST_NUMBERS = 2**24
+"""Attention weights in all draws together, 64 MB; longer sequences get fewer draws."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Pairs of the output, float64 (2, P, P), and the relative variance of its second moment."""
+
+    pairs: Tensor
+    kernel: float
+
+
+@dataclass(frozen=True)
+class Returned:
+    """The gradient of one stream.
+
+    Parameters
+    ----------
+    mixed : Tensor
+        Pairs of the stream as it is, (2, P, P).
+    plain : Tensor
+        Pairs of the layer's features.
+    products : float
+        Second moment of the gradient of the layer's weights.
+    kernel : float
+        Relative variance of the second moment over draws.
+    averaged : bool
+        Whether the gradient that came in was averaged over, not drawn.
+    """
+
+    mixed: Tensor
+    plain: Tensor
+    products: float
+    kernel: float
+    averaged: bool = False
+
+    def scale(self, level: float) -> Returned:
+        """Return the same for a gradient that is ``level`` times as large, squared."""
+        return replace(
+            self,
+            mixed=self.mixed * level,
+            plain=self.plain * level,
+            products=self.products * level,
+        )
+
+
+@dataclass(frozen=True)
+class VirtualLayer:
+    """Attention of some streams.
+
+    Parameters
+    ----------
+    query, key, value : Stream
+        What it reads.
+    bias : Tensor or None
+        Added to the scores, broadcastable to (lead, queries, keys); -inf where a key is hidden.
+    scale : float
+        Factor of the scores.
+    keep : float
+        Probability with which dropout keeps an attention weight.
+    samples : int
+        Samples of the batch.
+    seed : int
+        Of the draws.
+    """
+
+    query: Stream
+    key: Stream
+    value: Stream
+    bias: Tensor | None
+    scale: float
+    keep: float
+    samples: int
+    seed: int
+
+    def forward(self) -> Output:
+        """Return the law of the output: A K_v Aᵀ, averaged over the attention weights A."""
+        draw = _Draw(self)
+        same = [draw.gram(s, s) for s in (0, 1)]
+        differ = draw.gram(0, 1)
+        pairs = _pool(differ, (same[0] + same[1]) / 2)
+        return Output(pairs, _vary(same, self.query.heads))
+
+    def backward(self, signal: Tensor) -> tuple[Returned, Returned, Returned]:
+        """Return the gradients of the streams, given the pairs (2, P, P) of that of the output."""
+        level = float(signal[1].diagonal().mean())
+        if level <= 0:
+            raise MissingRuleError("no gradient comes back to attention")
+        draw = _Draw(self)
+        unit = signal / level
+        lead = (draw.draws, HEADS)
+        drawn = draw_pairs(unit, draw.generator, lead, self.value.features)
+        to_query, to_key, to_value = draw.go_back(unit.float(), drawn)
+        return to_query.scale(level), to_key.scale(level), to_value.scale(level)
+
+
+class _Draw:
+    """One set of draws of a virtual layer: the same whenever it is made."""
+
+    def __init__(self, layer: VirtualLayer) -> None:
+        query, key, value = layer.query, layer.key, layer.value
+        self.layer = layer
+        self.generator = torch.Generator().manual_seed(layer.seed)
+        size = 2 * HEADS * query.lead * query.sites * key.sites
+        self.draws = max(FEWEST_DRAWS, min(MOST_DRAWS, MOST_NUMBERS // size))
+        sources = {id(s.source): s.source for s in (query, key, value)}
+        drawn = {i: draw_law(law, self.draws, self.generator) for i, law in sources.items()}
+        self.inputs = [s.place(drawn[id(s.source)]) for s in (query, key, value)]
+        self.q, self.k, self.v = (
+            s.split(s.project(x, HEADS, self.generator))
+            for s, x in zip((query, key, value), self.inputs, strict=True)
+        )
+        scores = self.q @ self.k.mT * layer.scale
+        if layer.bias is not None:
+            scores = scores + layer.bias
+        self.weights = torch.softmax(scores, -1).nan_to_num(0.0)
+        self.kept = None
+        if layer.keep < 1:
+            coins = torch.rand(scores.shape, generator=self.generator)
+            self.kept = (coins < layer.keep) / layer.keep
+
+    @property
+    def passed(self) -> Tensor:
+        """Attention weights after dropout, (draws, 2, heads, lead, queries, keys)."""
+        return self.weights if self.kept is None else self.weights * self.kept
+
+    def gram(self, s: int, t: int) -> Tensor:
+        """Return A_s K_v A_tᵀ for two samples, (draws, heads, P, P)."""
+        stream, x = self.layer.value, self.inputs[2]
+        inner = stream.variance * (x[:, s] @ x[:, t].mT) + stream.offset
+        return _sandwich(self.passed[:, s], inner[:, None], self.passed[:, t])
+
+    def go_back(self, signal: Tensor, dy: Tensor) -> tuple[Returned, Returned, Returned]:
+        """Return the gradients, given a unit law and draws (draws, heads, 2, P, f) of it."""
+        layer, weights = self.layer, self.weights
+        above = layer.value.features
+        dy = dy.transpose(1, 2).reshape(*self.q.shape[:-1], above)
+        slopes = dy @ self.v.mT
+        if self.kept is not None:
+            slopes = slopes * self.kept
+        scores = weights * (slopes - (weights * slopes).sum(-1, keepdim=True)) * layer.scale
+        to_query, to_key = scores @ self.k, scores.mT @ self.q
+        shared = layer.query.heads // layer.key.heads
+        return (
+            self._return(layer.query, self.inputs[0], to_query, 1),
+            self._return(layer.key, self.inputs[1], to_key, shared),
+            self._return_values(signal, layer.query.heads // layer.value.heads),
+        )
+
+    def _return(self, stream: Stream, x: Tensor, gradient: Tensor, shared: int) -> Returned:
+        """Return what comes back to a stream; ``shared`` query heads read each of its heads."""
+        mixed = gradient.flatten(-3, -2)
+        plain = stream.unmix(mixed)
+        grams = [plain[:, s] @ plain[:, t].mT / stream.width for s, t in ((0, 0), (1, 1), (0, 1))]
+        pairs = _pool(grams[2], (grams[0] + grams[1]) / 2)
+        known = pairs if stream.mixing.index is not None else _measure(mixed)
+        products = self._multiply(x, grams)
+        kernel = _vary(grams[:2], self.layer.query.heads)
+        return Returned(known * shared, pairs * shared, products * shared, kernel)
+
+    def _return_values(self, signal: Tensor, shared: int) -> Returned:
+        passed = self.passed.mT
+        grams = [
+            _sandwich(passed[:, s], signal[b], passed[:, t])
+            for s, t, b in ((0, 0, 1), (1, 1, 1), (0, 1, 0))
+        ]
+        pairs = _pool(grams[2], (grams[0] + grams[1]) / 2) * shared
+        kernel = _vary(grams[:2], self.layer.query.heads)
+        products = self._multiply(self.inputs[2], grams) * shared
+        return Returned(pairs, pairs, products, kernel, averaged=True)
+
+    def _multiply(self, x: Tensor, grams: list[Tensor]) -> float:
+        """Return the mean square of Σ g x over all samples and positions, given Grams of g."""
+        count, width = self.layer.samples, x.shape[-1]
+        inputs = [x[:, s] @ x[:, t].mT / width for s, t in ((0, 0), (1, 1), (0, 1))]
+        same, other, differ = (
+            float((g * k[:, None]).sum((-2, -1), dtype=torch.float64).mean())
+            for g, k in zip(grams, inputs, strict=True)
+        )
+        return max(0.0, count * (same + other) / 2 + count * (count - 1) * differ)
+
+
+def _vary(same: list[Tensor], heads: int) -> float:
+    """Return the relative variance of the second moment over draws, given Grams of two samples.
+
+    Some heads pass more than others, and all of them more for some inputs.
+    """
+    levels = torch.stack([g.diagonal(dim1=-2, dim2=-1).mean(-1) for g in same]).mean(0).double()
+    apart = levels.var(1).mean()
+    common = (levels.mean(1).var(0) - apart / HEADS).clamp_min(0)
+    return float((common + apart / heads) / levels.mean().square().clamp_min(1e-300))
+
+
+def _sandwich(left: Tensor, inner: Tensor, right: Tensor) -> Tensor:
+    """Return A K Bᵀ, where A and B are (..., lead, out, in) blocks along the diagonal."""
+    lead = left.shape[-3]
+    half = (left @ cut_lead(inner, lead)).flatten(-3, -2).mT
+    return (right @ cut_lead(half, lead)).flatten(-3, -2).mT
+
+
+def _measure(drawn: Tensor) -> Tensor:
+    """Return the pairs of draws (draws, 2, heads, P, f)."""
+    features = drawn.shape[-1]
+    same = (drawn @ drawn.mT).mean(1) / features
+    return _pool(drawn[:, 0] @ drawn[:, 1].mT / features, same)
+
+
+def _pool(differ: Tensor, same: Tensor) -> Tensor:
+    """Return the average over draws and heads, (2, P, P), float64."""
+    both = torch.stack([differ.double().mean((0, 1)), same.double().mean((0, 1))])
+    return (both + both.mT) / 2
