@@ -22,7 +22,7 @@ from tests.verdicts.cases import FAULTY, HEALTHY, PUBLISHED_FAULTY, PUBLISHED_HE
 from tests.verdicts.sabotage import DEEDS, MODELS, commit
 from tests.verdicts.scoring import add_up, bound_rate, count_alarms, score
 
-SETS: Mapping[str, tuple[Mapping[str, Case], Mapping[str, Case]]] = {
+SETS: dict[str, tuple[Mapping[str, Case], Mapping[str, Case]]] = {
     "published": (PUBLISHED_FAULTY, PUBLISHED_HEALTHY),
     "all": (FAULTY, HEALTHY),
     "unseen": (unseen.FAULTY, unseen.HEALTHY),
@@ -32,8 +32,8 @@ SETS: Mapping[str, tuple[Mapping[str, Case], Mapping[str, Case]]] = {
 def print_sets(seeds: range) -> None:
     """Print a row for each set, and below the cases that were judged wrong."""
     print("| cases | faulty | caught | healthy | false alarms |\n|---|---:|---:|---:|---:|")
-    faulty_scores = score({**FAULTY, **unseen.FAULTY}, seeds, predict=False)
-    healthy_scores = score({**HEALTHY, **unseen.HEALTHY}, seeds, predict=False)
+    everything = [{n: c for sets in SETS.values() for n, c in sets[i].items()} for i in (0, 1)]
+    faulty_scores, healthy_scores = (score(cases, seeds, predict=False) for cases in everything)
     for name, (faulty, healthy) in SETS.items():
         faults = {case: faulty_scores[case] for case in faulty}
         alarms = {case: healthy_scores[case] for case in healthy}
