@@ -39,7 +39,7 @@ def add_parts(first: Gradient, second: Gradient) -> Gradient | None:
 
 
 def _join(first: Gradient, second: Gradient) -> Gradient:
-    sizes = first.signal.mean, second.signal.mean
+    sizes = max(first.signal.mean, 0.0), max(second.signal.mean, 0.0)
     total = max(sum(sizes), 1e-300)
     shares = [size / total for size in sizes]
     units = first.layout.count(Role.FEATURE)
