@@ -1,12 +1,12 @@
 """How often the verdict is right: faulty and healthy models, one broken layer, false alarms.
 
-    python benchmarks/verdicts.py            # half an hour or so: 10 seeds, 1,000 false alarms
-    python benchmarks/verdicts.py --quick    # two minutes: 2 seeds, 100 false alarms
+    python benchmarks/verdicts.py            # ten minutes or so: 10 seeds, 1,000 false alarms
+    python benchmarks/verdicts.py --quick    # a minute: 2 seeds, 100 false alarms
 
 *Published* are 13 faults and 13 healthy designs on which checkers have been compared; *all* has
 these and more (`tests/verdicts`); *unseen* were written when the checks were done, and are reported
 as they came out. A case counts once for each seed. One broken layer is *named* if the findings
-about weights name it and no other.
+about weights name it and no other. No check looks at a prediction, and none is made.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from tests.verdicts import unseen
 from tests.verdicts.case import Case
 from tests.verdicts.cases import FAULTY, HEALTHY, PUBLISHED_FAULTY, PUBLISHED_HEALTHY
 from tests.verdicts.sabotage import DEEDS, MODELS, commit
-from tests.verdicts.scoring import Score, add_up, bound_rate, count_alarms, score
+from tests.verdicts.scoring import add_up, bound_rate, count_alarms, score
 
-SETS: Mapping[str, tuple[Mapping[str, Case], Mapping[str, Case]]] = {
+SETS: dict[str, tuple[Mapping[str, Case], Mapping[str, Case]]] = {
     "published": (PUBLISHED_FAULTY, PUBLISHED_HEALTHY),
     "all": (FAULTY, HEALTHY),
     "unseen": (unseen.FAULTY, unseen.HEALTHY),
@@ -32,16 +32,18 @@ SETS: Mapping[str, tuple[Mapping[str, Case], Mapping[str, Case]]] = {
 def print_sets(seeds: range) -> None:
     """Print a row for each set, and below the cases that were judged wrong."""
     print("| cases | faulty | caught | healthy | false alarms |\n|---|---:|---:|---:|---:|")
-    wrong: dict[str, Score] = {}
+    everything = [{n: c for sets in SETS.values() for n, c in sets[i].items()} for i in (0, 1)]
+    faulty_scores, healthy_scores = (score(cases, seeds, predict=False) for cases in everything)
     for name, (faulty, healthy) in SETS.items():
-        faults, alarms = score(faulty, seeds), score(healthy, seeds)
+        faults = {case: faulty_scores[case] for case in faulty}
+        alarms = {case: healthy_scores[case] for case in healthy}
         caught, false = add_up(faults), add_up(alarms)
         print(
             f"| {name} | {len(faulty)} | {caught.flagged} of {caught.judged} | {len(healthy)} | "
             f"{false.flagged} of {false.judged} |"
         )
-        wrong |= {case: s for case, s in faults.items() if s.flagged < s.judged}
-        wrong |= {case: s for case, s in alarms.items() if s.flagged}
+    wrong = {case: s for case, s in faulty_scores.items() if s.flagged < s.judged}
+    wrong |= {case: s for case, s in healthy_scores.items() if s.flagged}
     print("\nCases judged wrong on some seed:" if wrong else "\nNo case was judged wrong.")
     for case, (flagged, judged) in wrong.items():
         print(f"  {case}: flagged on {flagged} of {judged}")

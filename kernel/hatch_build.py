@@ -42,7 +42,7 @@ class KernelBuildHook(BuildHookInterface[Any]):
         if binary is None:
             self.app.display_warning("The kernel was not compiled; varprobe works without it.")
         elif version == "editable":
-            shutil.copy(binary, Path(self.root, *MODULE.split(".")[:-1]))
+            _replace(Path(self.root, *MODULE.split(".")[:-1]) / binary.name, binary)
         else:
             build_data["pure_python"] = False
             build_data["tag"] = f"cp311-abi3-{_name_platform()}"
@@ -51,6 +51,13 @@ class KernelBuildHook(BuildHookInterface[Any]):
     def finalize(self, *_: object) -> None:
         """Remove what was compiled; hatchling calls this when the wheel is complete."""
         shutil.rmtree(self._directory)
+
+
+def _replace(target: Path, binary: Path) -> None:
+    # In one step: a process that runs the old one keeps it, where writing over it would crash it.
+    new = target.with_suffix(".new")
+    shutil.copy(binary, new)
+    new.replace(target)
 
 
 def compile_kernel(root: Path, directory: Path) -> Path | None:

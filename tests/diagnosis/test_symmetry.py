@@ -38,6 +38,14 @@ def test_filters_of_different_channels_may_be_equal() -> None:
     assert judge(nn.Sequential(kernel, nn.Conv2d(8, 8, 3)), torch.randn(2, 8, 9, 9), "VP302") == []
 
 
+@pytest.mark.parametrize(("frozen", "count"), [(True, 0), (False, 1)])
+def test_a_fixed_average_is_no_drawn_weight(frozen: bool, count: int) -> None:
+    model = net()
+    nn.init.constant_(model[2].weight, 1 / 64)
+    model[2].requires_grad_(not frozen)
+    assert len(judge(model, rows(), "VP302")) == count
+
+
 @pytest.mark.parametrize(("index", "flagged"), [(0, True), (4, True), (6, True), (8, False)])
 def test_zeros_that_stop_the_signal(index: int, flagged: bool) -> None:
     # The last layer may begin at 0: after one step everything moves.

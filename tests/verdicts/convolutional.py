@@ -7,10 +7,10 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+from nets import build_preactivation, build_resnet, build_vgg
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.nets import build_preactivation, build_resnet, build_vgg
 from tests.diagnosis.cases import conv_net, draw_weights, he, normal
 from tests.verdicts.case import Calls, Case, images
 

@@ -208,6 +208,25 @@ def frozen_body() -> nn.Module:
     return model
 
 
+def act_and_value(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return torch.cat([model.actor(x), model.critic(x)], dim=1)
+
+
+def agent() -> nn.Module:
+    """Return policy and value nets as PPO draws them: orthogonal, their heads by 0.01 and by 1."""
+
+    def layers(outputs: int, gain: float) -> nn.Module:
+        net = nn.Sequential(
+            nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, outputs)
+        )
+        for layer, scale in zip(net[::2], (math.sqrt(2), math.sqrt(2), gain), strict=True):
+            nn.init.orthogonal_(layer.weight, scale)
+            nn.init.zeros_(layer.bias)
+        return net
+
+    return Calls(act_and_value, actor=layers(6, 0.01), critic=layers(1, 1.0))
+
+
 def square_loss(scale: float) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda y: scale * y.square().mean()
 
@@ -256,6 +275,7 @@ HEALTHY = {
     "small policy head": Case(
         lambda: with_small_head(draw_weights(stack(2, nn.Tanh), nn.init.orthogonal_)), rows()
     ),
+    "policy and value": Case(agent, rows()),
     "zero head": Case(edited(he_stack, -1, lambda layer: layer.weight.zero_()), rows()),
     "frozen body": Case(frozen_body, rows()),
     "dropout": Case(

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
+from nets import build_resnet, build_vgg
 from torch import nn
 
 import varprobe as vp
-from benchmarks.nets import build_resnet, build_vgg
 from tests.diagnosis.cases import draw_weights, he
 from tests.verdicts.case import Case, images, rows, tokens
 from tests.verdicts.sequences import gpt

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 
 import torch
+from nets import GPT, Llama, Recurrent, VisionTransformer, build_encoder
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.nets import GPT, Llama, Recurrent, VisionTransformer, build_encoder
 from tests.diagnosis.cases import draw_weights, he_times, normal
 from tests.verdicts.case import Calls, Case, images, rows, sequences, tokens
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from scipy import stats
 
-from tests.verdicts import sabotage
+from tests.verdicts import sabotage, unseen
 from tests.verdicts.cases import FAULTY, HEALTHY
 from tests.verdicts.scoring import bound_rate, count_alarms
+from varprobe.modules import walk_tensors
 
 SEEDS = 2
 SLOW_SEEDS = 10
@@ -82,3 +84,49 @@ def test_the_interval_is_clopper_and_pearsons(flagged: int, low: float, high: fl
     # 0 of 95: 1 - 0.025**(1/95); 2 of 84 from published tables.
     assert bound_rate(flagged, 98 if flagged == 0 else 84)[1] == pytest.approx(high, abs=2e-3)
     assert bound_rate(flagged, 98 if flagged == 0 else 84)[0] == pytest.approx(low, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", [*unseen.FAULTY, *unseen.HEALTHY])
+def test_judges_what_nobody_had_seen(name: str) -> None:
+    case = unseen.FAULTY.get(name) or unseen.HEALTHY[name]
+    assert case.judge(0, predict=False).healthy == (name in unseen.HEALTHY)
+
+
+# What has no scale of its own: ReLU, norms and sums. Tanh has one, 1, and saturates beyond it.
+HOMOGENEOUS = [
+    "he_30",
+    "relu_30_default",
+    "relu_30_he_times_1.5",
+    "resnet_8_zero_init",
+    "residual_40_scaled",
+    "residual_40_unscaled",
+    "vgg 13 he",
+    "vgg 13 default",
+    "one layer × 10",
+    "fixup",
+]
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+@pytest.mark.parametrize("name", HOMOGENEOUS)
+def test_units_of_inputs_and_loss_change_no_verdict(name: str, unit: float) -> None:
+    case = FAULTY.get(name) or HEALTHY[name]
+    plain = case._replace(loss=lambda output: output.mean())
+    scaled = plain._replace(
+        inputs=lambda: unit * case.inputs(), loss=lambda output: unit * output.mean()
+    )
+    assert scaled.judge(0, predict=False).healthy == plain.judge(0, predict=False).healthy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+@pytest.mark.parametrize("name", [*FAULTY, *HEALTHY])
+def test_units_of_the_loss_change_no_verdict(name: str, unit: float) -> None:
+    case = FAULTY.get(name) or HEALTHY[name]
+    plain = case._replace(loss=case.loss or mean_of_all)
+    scaled = plain._replace(loss=lambda y: unit * plain.loss(y))
+    assert scaled.judge(0, predict=False).healthy == plain.judge(0, predict=False).healthy
+
+
+def mean_of_all(output: object) -> torch.Tensor:
+    return sum(tensor.float().mean() for _, tensor in walk_tensors(output))

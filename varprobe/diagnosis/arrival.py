@@ -69,6 +69,16 @@ def find_absent_gradients(analysis: Analysis, run: str) -> Iterator[Finding]:
         )
 
 
+def list_frozen(analysis: Analysis, run: str) -> frozenset[str]:
+    """Return the modules whose weights require no gradient; none if no backward pass tells."""
+    if analysis.recording.meta.get("loss") not in BACKWARD_LOSSES:
+        return frozenset()
+    books = _Books.of(analysis, run)
+    return frozenset(
+        m for m, weights in books.weights.items() if books.explain(m, weights) == FROZEN
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Books:
     """What arrived and what did not, by module; the absent by their names in `Unobserved`."""

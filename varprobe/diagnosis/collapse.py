@@ -4,6 +4,7 @@ A ReLU stack under He's law keeps the second moment and still lets any two sampl
 their correlation c goes to 1 as 1 - c ≈ 9π²/(2 l²) over l layers (0.05 at 30 layers). Residual
 branches may hand on what is alike (attention at initialization averages over tokens) without harm.
 So only what reaches the last layer counts, against the most that any layer before it received.
+The first layer is left out: how its biases compare with the inputs is a matter of their units.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ from it."""
 )
 def find_collapse(analysis: Analysis, run: str) -> Iterator[Finding]:
     """Yield a finding for samples, and one for tokens, if the last layer cannot tell them apart."""
-    sites = analysis.select_weighted(signal="activation", run=run)
+    sites = analysis.select_weighted(signal="activation", run=run)[1:]
     idle = describe_idle_norms(analysis, run)
     for what, field in AXES.items():
         known = [(site, spread) for site in sites for spread in [_spread(site, field)] if spread]

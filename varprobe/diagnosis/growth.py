@@ -23,12 +23,13 @@ import itertools
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from varprobe.analysis import Analysis, SiteAnalysis
 from varprobe.diagnosis.finding import Finding
 from varprobe.diagnosis.idle_norms import WAKE_NORMS, describe_idle_norms
+from varprobe.diagnosis.peers import find_odd
 from varprobe.diagnosis.rule import RULES, check_rule
 
 MAX_GROWTH = 1e4
@@ -151,7 +152,9 @@ def _find(analysis: Analysis, run: str, code: str, *, signal: str, sign: int) ->
     scales = conventional if signal == "gradient" else dict.fromkeys(conventional, 0.0)
     layers = analysis.select_weighted(signal=signal, run=run)
     idle = describe_idle_norms(analysis, run)
-    for sites in _group_by_role(layers):
+    weights = [s for s in analysis.select(signal="weight", run=run) if s.first.fan_in]
+    heads = {odd.site.site.module for odd in find_odd(weights) if odd.is_end}
+    for sites in _group_by_role(layers, heads):
         trend = _follow(sites if signal == "activation" else sites[::-1], scales)
         is_taken_up = all(site.site.module in conventional for site in sites)
         allowed = MAX_GROWTH_BEHIND_NORMS if code == "VP202" and is_taken_up else MAX_GROWTH
@@ -182,18 +185,22 @@ def find_conventional_scales(analysis: Analysis, run: str) -> dict[str, float]:
     }
 
 
-def _group_by_role(sites: Sequence[SiteAnalysis]) -> list[list[SiteAnalysis]]:
+def _group_by_role(
+    sites: Sequence[SiteAnalysis], heads: Collection[str]
+) -> list[list[SiteAnalysis]]:
     """Return layers that do the same thing at different depths, each group by depth.
 
-    The deepest layer of all is left out: a head is scaled by its own reasons. If no role repeats,
-    layers side by side in one module are one stack.
+    Heads are left out, which are scaled by their own reasons: the deepest layer of all, and the
+    last of a stack if its weights are of another scale. If no role repeats, layers side by side in
+    one module are one stack.
     """
     shown = [s for s in sites[:-1] if math.isfinite(s.second_moment) and _width(s) >= MIN_WIDTH]
     roles: defaultdict[tuple[str, str], list[SiteAnalysis]] = defaultdict(list)
     for site in shown:
         roles[_name_role(site.site.module), site.first.kind].append(site)
     calls = [_take_first_calls(group) for group in roles.values()]
-    groups = [group for group in calls if len(group) >= ROLE_SIZE]
+    stacks = [group[:-1] if group[-1].site.module in heads else group for group in calls]
+    groups = [group for group in stacks if len(group) >= ROLE_SIZE]
     parents = {site.site.module.rpartition(".")[0] for site in shown}
     if groups or len(shown) < ROLE_SIZE or len(parents) > 1:
         return groups

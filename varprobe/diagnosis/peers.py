@@ -78,6 +78,8 @@ class Odd:
     measured: float
     usual: float
     peers: int
+    is_end: bool
+    """Whether it is the first or the last of a stack: one module holds all of its peers."""
 
     @property
     def departure(self) -> float:
@@ -140,6 +142,7 @@ def _judge(group: Sequence[SiteAnalysis], scale: str) -> list[Odd] | None:
     """Return the odd ones under one law; None if somebody is neither odd nor like the others."""
     numbers = [SCALES[scale](site) * site.second_moment for site in group]
     usual = statistics.median(numbers)
+    is_stack = len({site.site.module.rpartition(".")[0] for site in group}) == 1
     odd = []
     for site, number in zip(group, numbers, strict=True):
         departure, chance = abs(math.log(number / usual)), _scatter(site)
@@ -147,7 +150,16 @@ def _judge(group: Sequence[SiteAnalysis], scale: str) -> list[Odd] | None:
             continue
         if departure <= math.log(MAX_DEPARTURE) + ODD_SIGNIFICANCE * chance:
             return None
-        odd.append(Odd(site=site, scale=scale, measured=number, usual=usual, peers=len(group) - 1))
+        odd.append(
+            Odd(
+                site=site,
+                scale=scale,
+                measured=number,
+                usual=usual,
+                peers=len(group) - 1,
+                is_end=is_stack and site in (group[0], group[-1]),
+            )
+        )
     return odd
 
 

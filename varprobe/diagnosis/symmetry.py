@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from varprobe.analysis import Analysis, SiteAnalysis
+from varprobe.diagnosis.arrival import list_frozen
 from varprobe.diagnosis.collapse import ROUNDING
 from varprobe.diagnosis.finding import Finding
 from varprobe.diagnosis.rule import RULES, check_rule
@@ -31,7 +32,13 @@ numbers from 1/2 to 1."""
 )
 def find_symmetry(analysis: Analysis, run: str) -> Iterator[Finding]:
     """Yield a finding for constant weights, one for duplicated units, one for a blocking zero."""
-    weights = [s for s in analysis.select(signal="weight", run=run) if is_drawn(s)]
+    # What is frozen may be a filter that nobody drew: an average, a blur.
+    frozen = list_frozen(analysis, run)
+    weights = [
+        site
+        for site in analysis.select(signal="weight", run=run)
+        if is_drawn(site) and site.site.module not in frozen
+    ]
     constant = [s for s in weights if s.first.moments.numel > 1 and is_constant(s)]
     zeros = [s for s in constant if s.second_moment == 0.0]
     filled = [s for s in constant if s.second_moment > 0.0]

@@ -53,8 +53,8 @@ half, in standard deviation. What is less is worth a look, and no reason to stop
     name="weight variance does not fit",
     level="warning",
     what="A layer's weights are of another variance than those of its peers, which agree with each "
-    f"other under some law (an error from a factor of {MAX_ODDITY:g}; an info at the ends of the "
-    "model, where the units of inputs and loss are free, and where a norm takes the scale back). "
+    f"other under some law (an error from a factor of {MAX_ODDITY:g}; an info at the ends of a "
+    "stack, where the units of inputs and loss are free, and where a norm takes the scale back). "
     "And where signal vanishes or explodes: the variance is not the one that the nonlinearity "
     "behind needs, gain²/fan_in (forward) or gain²/fan_out (backward).",
     why="The error of a layer multiplies what passes through it; that of all layers is raised to "
@@ -106,8 +106,8 @@ def _report_odd(analysis: Analysis, run: str, odd: Sequence[Odd]) -> Iterator[Fi
     for layer in odd:
         module, departure = layer.site.site.module, layer.departure
         excuse = ""
-        if module in layers[:1] + layers[-1:]:
-            excuse = "; at the ends of a model the scale is a choice of units"
+        if layer.is_end or module in layers[:1] + layers[-1:]:
+            excuse = "; at the ends of a stack the scale is a choice of units"
         elif module in conventional:
             excuse = "; the norm behind it takes the scale back"
         is_large = max(departure, 1 / departure) > MAX_ODDITY

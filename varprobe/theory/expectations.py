@@ -115,14 +115,16 @@ class Field:
     @cached_property
     def _kinds(self) -> tuple[Tensor, Tensor, Tensor]:
         """Spreads and means of the different kinds of position, and the kind of each position."""
-        marks = torch.stack([self.spreads, self.means], dim=1)
+        marks, known = torch.stack([self.spreads, self.means], dim=1), self.pairs.stand_ins
+        if known is not None:
+            marks = marks[known[0]]
         marks_in = marks / marks.abs().amax(dim=0).clamp_min(1e-300)
         found, inverse = torch.unique((marks_in / SAME).round(), dim=0, return_inverse=True)
         if len(found) > MOST_KINDS:
             _, inverse = torch.unique((marks_in / ALIKE).round(), dim=0, return_inverse=True)
         kinds = torch.zeros(int(inverse.max()) + 1, 2, dtype=torch.float64)
         kinds[inverse] = marks
-        return kinds[:, 0], kinds[:, 1], inverse
+        return kinds[:, 0], kinds[:, 1], inverse if known is None else inverse[known[1]]
 
     def evaluate(self, function: Pointwise) -> Tensor:
         """Return the function on the quadrature nodes of each kind of position, (kinds, nodes)."""

@@ -131,6 +131,10 @@ class GroupedPairs(Pairs):
     def second_moments(self) -> Tensor:
         return self.values[1].diagonal()[self.groups.nearest]
 
+    @property
+    def stand_ins(self) -> tuple[Tensor, Tensor] | None:
+        return self.groups.places, self.groups.nearest
+
     def with_diagonal(self, vector: Tensor) -> Self:
         changed = ExplicitPairs(self.values, self.samples).with_diagonal(vector[self.groups.places])
         return self._replace(changed.values)

@@ -14,14 +14,18 @@ from torch import Tensor
 from varprobe.errors import MissingRuleError
 from varprobe.theory.grouped import GroupedPairs
 from varprobe.theory.streams import Stream, draw_law, draw_pairs
-from varprobe.theory.virtual_layer import FEWEST_DRAWS, HEADS, MOST_DRAWS, Output, Returned
+from varprobe.theory.virtual_layer import HEADS, MOST_DRAWS, Output, Returned
 
 MOST_WIDTH = 512
 """Features of the input that are drawn; more of them move second moments by some tenths of a
 percent."""
 
-MOST_NUMBERS = 2**22
-"""Numbers in all draws of the input together, 16 MB."""
+MOST_NUMBERS = 2**21
+"""Numbers in all draws of the input together, 8 MB."""
+
+
+SAMPLES = ((0, 0), (1, 1), (0, 1))
+"""Pairs of the two samples of a draw."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class GroupedLayer:
     def forward(self) -> Output:
         """Return the pairs of the output by representatives."""
         draw = _Draw(self)
-        passed = draw.passed @ draw.x[:, :, None]
+        passed = _fold(draw.passed, draw.x)
         level = self.value.variance * self.value.source.features
         pairs = _multiply(passed, passed) * level / passed.shape[-1] + self.value.offset
         sizes = passed.square().sum(-1).double().mean((1, 3))
@@ -74,18 +78,17 @@ class _Draw:
     """One set of draws, the same whenever it is made."""
 
     def __init__(self, layer: GroupedLayer) -> None:
-        query, key, value = layer.query, layer.key, layer.value
+        query, key = layer.query, layer.key
         pairs = query.source.pairs
         assert isinstance(pairs, GroupedPairs)
         self.layer, self.groups = layer, pairs.groups
         self.generator = torch.Generator().manual_seed(layer.seed)
         size = 2 * pairs.positions * min(query.source.features, MOST_WIDTH)
-        self.draws = max(FEWEST_DRAWS, min(MOST_DRAWS, MOST_NUMBERS // size))
+        self.draws = max(1, min(MOST_DRAWS, MOST_NUMBERS // size))
         self.x = draw_law(query.source, self.draws, self.generator, MOST_WIDTH)
         places = self.groups.places
         self.q = query.project(self.x[:, :, places], HEADS, self.generator, places)
         self.k = key.project(self.x, HEADS, self.generator)
-        self.v = value.project(self.x, HEADS, self.generator)
         scores = self.q @ self.k.mT * layer.scale
         if layer.bias is not None:
             scores = scores + layer.bias[places]
@@ -104,7 +107,7 @@ class _Draw:
         """Return the gradients, products left out, for a gradient of unit size."""
         layer, places = self.layer, self.groups.places
         drawn = draw_pairs(signal, self.generator, (self.draws, HEADS), layer.value.features)
-        slopes = drawn.transpose(1, 2) @ self.v.mT
+        slopes = self._reach_values(drawn)
         if self.kept is not None:
             slopes = slopes * self.kept
         slopes = slopes - (self.weights * slopes).sum(-1, keepdim=True)
@@ -117,20 +120,55 @@ class _Draw:
             0.0,
             averaged=True,
         )
-        counts = self.groups.counts.float()
-        # What arrives at the keys that are representatives, from all queries.
-        near = scores[..., places]
-        alike = {
-            (s, t): counts * (self.q[:, s] @ self.q[:, t].mT) / layer.query.features
-            for s, t in ((0, 0), (1, 1), (0, 1))
-        }
-        mixed = _collect(near, alike)
-        plain = mixed if layer.key.mixing.index is not None else self._unmix_keys(near, mixed)
+        mixed = self._reach_keys(signal)
+        plain = mixed
+        if layer.key.mixing.index is None:
+            plain = self._unmix_keys(scores[..., places], mixed)
         key = Returned(mixed, plain, 0.0, 0.0, averaged=True)
-        through = {(s, t): counts * signal[int(s == t)].float() for s, t in alike}
+        counts = self.groups.counts.float()
+        through = {pair: counts * signal[int(pair[0] == pair[1])].float() for pair in SAMPLES}
         shared = layer.query.heads // layer.value.heads
         passed = _collect(self.passed[..., places], through) * shared
         return query, key, Returned(passed, passed, 0.0, 0.0, averaged=True)
+
+    def _reach_keys(self, signal: Tensor) -> Tensor:
+        """Return the pairs of the keys' gradient, averaged over gradient and values by formula.
+
+        Sums over all queries by a few of them would else be lost in noise.
+        """
+        layer, places = self.layer, self.groups.places
+        reached = _fold(self.weights, self.x)
+        near, weights = self.x[:, :, None, places], self.weights[..., places]
+        value = layer.value
+        level = value.variance * value.source.features / self.x.shape[-1] * value.features
+        expected = layer.query.mixing.pairs().values
+        found = []
+        for s, t in SAMPLES:
+            alike = expected[int(s == t)].float().expand(self.draws, HEADS, -1, -1)
+            if s == t:
+                own = self.q[:, s].square().mean(-1)
+                alike = alike - torch.diag_embed(alike.diagonal(dim1=-2, dim2=-1) - own)
+            joint = self.groups.counts.float() * signal[int(s == t)].float() * alike
+            left, right = weights[:, s].mT, weights[:, t]
+            first = (left @ joint @ right) * (near[:, s] @ near[:, t].mT)
+            second = ((left @ joint) * (near[:, s] @ reached[:, t].mT)) @ right
+            third = left @ ((joint @ right) * (reached[:, s] @ near[:, t].mT))
+            fourth = left @ (joint * (reached[:, s] @ reached[:, t].mT)) @ right
+            part = (first - second - third + fourth).double().mean((0, 1))
+            found.append((part + part.mT) / 2 * (level * layer.scale**2))
+        pairs = torch.stack([found[2], (found[0] + found[1]) / 2])
+        pairs[1].diagonal().clamp_min_(0)
+        return pairs
+
+    def _reach_values(self, drawn: Tensor) -> Tensor:
+        """Return the gradient of the attention weights, the values' bias left out.
+
+        That adds the same to all keys, which a softmax takes no notice of.
+        """
+        value, width = self.layer.value, self.x.shape[-1]
+        weight = value.draw_weight((self.draws, HEADS), width, self.generator)
+        weight = weight.view(self.draws, 1, width, HEADS, value.width).movedim(3, 2)
+        return _fold(drawn.transpose(1, 2) @ weight.mT, self.x.mT)
 
     def _unmix(self, stream: Stream, gradient: Tensor) -> Tensor:
         plain = stream.unmix(gradient, self.groups.places)
@@ -140,16 +178,22 @@ class _Draw:
         """Return the pairs of the keys' gradient before they were rotated.
 
         Each key has an angle of its own, so that the sums over queries come first. That takes
-        queries of one group for equal, and the pair of a key with itself too large; but a rotation
-        changes no length.
+        queries of one group for equal and makes too much of them; but correlations are about right,
+        and a rotation changes no length.
         """
         key, places = self.layer.key, self.groups.places
         sums = (near * self.groups.sizes.float()[:, None]).mT @ self.q
         found = self._unmix(key, sums)
         squares = key.unmix(torch.ones(len(places), key.features), places, square=True)
-        lengths = squares.double().mean(1)
-        found[1].diagonal().copy_(mixed[1].diagonal() * lengths)
-        return found
+        lengths = mixed[1].diagonal() * squares.double().mean(1)
+        scales = (lengths / found[1].diagonal().clamp_min(1e-300)).sqrt()
+        return found * scales[:, None] * scales
+
+
+def _fold(left: Tensor, right: Tensor) -> Tensor:
+    """Return (draws, 2, heads, N, k) times (draws, 2, k, f), which is read once for all heads."""
+    product = left.flatten(2, 3) @ right
+    return product.view(*left.shape[:-1], right.shape[-1])
 
 
 def _collect(weights: Tensor, inner: dict[tuple[int, int], Tensor]) -> Tensor:

@@ -55,6 +55,11 @@ class Pairs(ABC):
     def second_moments(self) -> Tensor:
         """E[x_p²] for each position, shape (P,), a view into the values."""
 
+    @property
+    def stand_ins(self) -> tuple[Tensor, Tensor] | None:
+        """Positions that stand for all, and which of them stands for each; None if all do."""
+        return None
+
     @abstractmethod
     def broadcast(self, first: Tensor, second: Tensor) -> Tensor:
         """Return u_p v_p' in the form of the values."""

@@ -40,7 +40,7 @@ def add_parts(first: Gradient, second: Gradient) -> Gradient | None:
 
 def join_gradients(first: Gradient, second: Gradient) -> Gradient:
     """Return the sum of two gradients without factors that are uncorrelated, or lie apart."""
-    sizes = first.signal.mean, second.signal.mean
+    sizes = max(first.signal.mean, 0.0), max(second.signal.mean, 0.0)
     total = max(sum(sizes), 1e-300)
     shares = [size / total for size in sizes]
     units = first.layout.count(Role.FEATURE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -120,15 +120,18 @@ def _check_streams(laws: Sequence[Law], streams: Sequence[Stream]) -> None:
                 raise MissingRuleError("queries, keys or values share weights")
 
 
+@lru_cache(maxsize=4)
+def _hide_future(queries: int, keys: int) -> Tensor:
+    hidden = torch.ones(queries, keys, dtype=torch.bool).triu(1)
+    return torch.zeros(queries, keys).masked_fill(hidden, -math.inf)
+
+
 def _read_mask(
     mask: Value | None, layout: Layout, streams: Sequence[Stream], *, causal: bool
 ) -> Tensor | None:
     """Return what is added to the scores."""
     lead, queries, keys = streams[0].lead, streams[0].sites, streams[1].sites
-    bias = None
-    if causal:
-        hidden = torch.ones(queries, keys, dtype=torch.bool).triu(1)
-        bias = torch.zeros(queries, keys).masked_fill(hidden, -math.inf)
+    bias = _hide_future(queries, keys) if causal else None
     if mask is None:
         return bias
     if not isinstance(mask, Known):
