@@ -60,9 +60,10 @@ def test_xavier(propagation):
     result.stdout.fnmatch_lines(
         [
             "*PropagationError: Sequential is UNHEALTHY: 61 layers, 1 draw checked.",
-            "*VP101 error: 5?: the second moment of its output is *e-* times that at 0*",
+            "*VP301 error: 0: fan_in × second moment of its weight is *, ReLU behind it needs 2 *",
             "*fix: *",
-            "*next: varprobe explain VP101",
+            "*hence VP101 error *: 5?: the second moment of its output is *e-* times that at 0*",
+            "*next: varprobe explain VP301",
         ]
     )
     # The frames of varprobe say nothing to whoever reads the failure.

@@ -161,7 +161,8 @@ def test_stdout_is_one_document_whatever_the_model_prints(
 def test_annotations_point_to_the_target(run: Run) -> None:
     result = run("check", "models.py:xavier", "--input", "16,64", "--format", "github")
     line = (Path("models.py").read_text().splitlines().index("def xavier():")) + 1
-    assert f"file=models.py,line={line}::56: the second moment" in result.stdout
+    assert f"file=models.py,line={line}::0: fan_in × second moment" in result.stdout
+    assert "%0Ahence VP101 error vanishing activations: 56: " in result.stdout
 
 
 def test_the_summary_of_a_job_grows(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

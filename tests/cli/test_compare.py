@@ -15,7 +15,7 @@ def test_initializations_stand_side_by_side(run: Run) -> None:
     result = run(*TARGET)
     assert result.exit_code == 1
     assert "Comparison of Sequential: default, xavier_normal, kaiming_normal" in result.stdout
-    assert "VP101 error vanishing activations under xavier_normal" in result.stdout
+    assert "VP301 error weight variance does not fit under xavier_normal" in result.stdout
     assert result.stdout.endswith(
         "default unhealthy, xavier_normal unhealthy, kaiming_normal healthy: 61 layers, 2 draws "
         "checked.\n"
