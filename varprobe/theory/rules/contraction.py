@@ -40,6 +40,7 @@ from varprobe.theory.layout import Layout, Role
 from varprobe.theory.lengths import pass_length
 from varprobe.theory.pairs import Pairs
 from varprobe.theory.profile import REASON, ProfilePairs
+from varprobe.theory.roots import scale_roots
 
 SIGNIFICANT = 4.0
 """Standard errors beyond which the mean of a given weight is not its sampling noise."""
@@ -100,6 +101,7 @@ def contract(x: Law, weight: Value, bias: Value | None, shape: Contraction) -> S
         pinned=False,
         length=pass_length(x, units, driven),
         loose=1.0,
+        roots=scale_roots(below.roots, driven),
     )
     means = torch.full((pairs.positions,), mean, dtype=torch.float64)
     output = Law(
