@@ -30,8 +30,9 @@ from varprobe.theory.law import (
 )
 from varprobe.theory.layout import Layout, Role
 from varprobe.theory.pairs import MOST_EXPLICIT, Pairs, choose_dtype
-from varprobe.theory.rules.contraction import realize_gradient, significant_mean
+from varprobe.theory.rules.contraction import realize_gradient
 from varprobe.theory.rules.registry import rule
+from varprobe.theory.weight_means import significant_mean
 
 aten = torch.ops.aten
 
