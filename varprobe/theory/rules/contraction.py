@@ -28,7 +28,6 @@ from varprobe.theory.law import (
     Downstream,
     Gradient,
     Law,
-    Standing,
     Step,
     Value,
     Weight,
@@ -40,6 +39,7 @@ from varprobe.theory.layout import Layout, Role
 from varprobe.theory.lengths import pass_length
 from varprobe.theory.pairs import Pairs
 from varprobe.theory.profile import REASON, ProfilePairs
+from varprobe.theory.standing import Standing
 from varprobe.theory.weight_means import significant_mean, zero_mean_variance
 
 

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from varprobe.errors import MissingRuleError
 from varprobe.theory.expectations import Field
-from varprobe.theory.law import Downstream, Gradient, Law, Standing, Step
+from varprobe.theory.law import Downstream, Gradient, Law, Step
 from varprobe.theory.layout import Layout, Role
 from varprobe.theory.mixing import Mixing
 from varprobe.theory.pointwise import IDENTITY
+from varprobe.theory.standing import Standing
 
 AVERAGED = "features that differ from each other, averaged"
 
