@@ -28,7 +28,6 @@ from varprobe.theory.law import (
     Downstream,
     Gradient,
     Law,
-    Standing,
     Step,
     Value,
     Weight,
@@ -41,9 +40,8 @@ from varprobe.theory.lengths import pass_length
 from varprobe.theory.pairs import Pairs
 from varprobe.theory.profile import REASON, ProfilePairs
 from varprobe.theory.roots import scale_roots
-
-SIGNIFICANT = 4.0
-"""Standard errors beyond which the mean of a given weight is not its sampling noise."""
+from varprobe.theory.standing import Standing
+from varprobe.theory.weight_means import significant_mean, zero_mean_variance
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,27 +153,6 @@ def realize_gradient(gradient: Gradient) -> GradientSpread:
     kept = realize(spread, gradient.pairs, features)
     assert isinstance(kept, GradientSpread)
     return kept
-
-
-def zero_mean_variance(weight: Weight) -> float:
-    """Return the second moment of a weight whose mean is zero up to sampling noise.
-
-    Raises
-    ------
-    MissingRuleError
-        If it is not: features are then no longer independent.
-    """
-    mean = significant_mean(weight)
-    if mean:
-        raise MissingRuleError(f"the weight's mean is {mean:.3g}, not zero")
-    return weight.law.second_moment
-
-
-def significant_mean(weight: Weight) -> float:
-    """Return the mean of a parameter's law, 0 where it is the noise of measured numbers."""
-    law = weight.law
-    noise = SIGNIFICANT * math.sqrt(law.variance / math.prod(weight.shape))
-    return law.mean if law.distribution != "measured" or abs(law.mean) > noise else 0.0
 
 
 def _stand(standing: Standing, weights: Sequence[Weight], *, fresh: int) -> Standing:
