@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -24,15 +24,16 @@ from torch import Tensor
 from varprobe.theory.expectations import Field, expand_at, expect_at
 from varprobe.theory.pairs import Pairs
 from varprobe.theory.pointwise import Pointwise
+from varprobe.theory.roots import Roots, add_root, scale_roots
 
 MOST_POSITIONS = 24
 """Positions whose pairs stand for all; the averages below are smooth in the correlation."""
 
 ROUNDING = 1e-4
-"""Sums smaller than this share of their terms are zero up to rounding: a bias before a norm."""
+"""Sums smaller than this share of their terms are zero: a bias before a norm."""
 
 TINY = 1e-150
-"""Floor of a divisor: a layer that passes nothing has no scatter. Its square is a number, too."""
+"""Floor of a divisor, whose square is a number, too: what passes nothing has no scatter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,8 @@ class Spread:
         independent Gaussian features (`varprobe.theory.lengths`).
     loose : float
         Share of the second moment that no norm below holds where it is.
+    roots : mapping
+        Where the scatter of the kernel comes from (`varprobe.theory.roots`).
     """
 
     kernel: float = 0.0
@@ -63,6 +66,7 @@ class Spread:
     pinned: bool = False
     length: float | None = None
     loose: float = 1.0
+    roots: Roots = field(default_factory=dict)
 
     @property
     def relative_variance(self) -> float:
@@ -126,8 +130,7 @@ class Mixture:
     def of(cls, pairs: Pairs) -> Mixture:
         """Sample the pairs of positions."""
         values, scales, shares = pairs.sample_pairs(MOST_POSITIONS)
-        total = shares.sum()
-        weights = shares / total if total > 0 else shares
+        weights = shares / shares.sum() if shares.any() else shares
         return cls((values / scales).clamp(-1, 1), weights, 1 / pairs.size)
 
     def average(self, values: Tensor) -> float:
@@ -159,6 +162,7 @@ def realize(spread: Spread, pairs: Pairs, units: int) -> Spread:
         kernel=spread.relative_variance,
         own=0.0,
         gram=spread.gram + (noise / units if pairs.size > 1 else 0.0),
+        roots=add_root(spread.roots, id(pairs), math.sqrt(spread.own)),
     )
 
 
@@ -170,6 +174,7 @@ class Activation:
 
     def __init__(self, field: Field, units: int) -> None:
         self.units = units
+        self.key = id(field.pairs)
         self.mixture = Mixture.of(field.covariances)
         self.scale = math.sqrt(max(field.covariances.mean, 0.0))
         self.mean = float(field.means.mean())
@@ -192,9 +197,11 @@ class Activation:
         noise = self.mixture.average_all(square.at_one / second**2 - 1, fourth - 1 + bent)
         slope = self.mixture.average((value.slopes / second).square())
         local = self.mixture.average(gram_values - (value.values / second).square())
+        own = max(noise, 0.0) / self.units
         return Spread(
-            kernel=(1 + square.growth**2 * spread.kernel) * (1 + max(noise, 0.0) / self.units) - 1,
+            kernel=(1 + square.growth**2 * spread.kernel) * (1 + own) - 1,
             gram=slope * spread.gram + max(0.0, local) / self.units,
+            roots=add_root(scale_roots(spread.roots, square.growth), self.key, math.sqrt(own)),
         )
 
     def growth(self, function: Pointwise) -> float:

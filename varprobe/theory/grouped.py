@@ -10,9 +10,10 @@ elementwise rule is the same as for pairs that are all told apart.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import NoReturn, Self
 
 import torch
@@ -59,24 +60,24 @@ class Groups:
         """Number of sites T."""
         return len(self.nearest)
 
-    @property
+    @cached_property
     def sizes(self) -> Tensor:
         """Sites that each representative stands for, (N,), float64."""
         return torch.bincount(self.nearest, minlength=len(self.places)).double()
 
-    @property
+    @cached_property
     def alike(self) -> Tensor:
         """Whether two representatives are of one group, (N, N)."""
         return self.owner[:, None] == self.owner
 
-    @property
+    @cached_property
     def rows(self) -> Tensor:
         """For a site of each representative, the sites that pair with it in each way, (N, N)."""
         total = self.alike.double() @ self.sizes
         rows = torch.where(self.alike, (total - 1)[:, None], self.sizes)
         return rows.fill_diagonal_(1.0)
 
-    @property
+    @cached_property
     def counts(self) -> Tensor:
         """Pairs of sites that each pair of representatives stands for, (N, N)."""
         return self.sizes[:, None] * self.rows
@@ -168,13 +169,19 @@ class GroupedPairs(Pairs):
     def transpose(self) -> Self:
         return self._replace(self.values.mT)
 
-    def sample_pairs(self, most: int) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
-        spreads = self.values[1].diagonal().clamp_min(1e-300).sqrt()
+    def sample_pairs(self, most: int) -> tuple[Tensor, Tensor, Tensor]:
+        # Whole groups are left out: of each that stays, both representatives do.
+        kept = torch.isin(
+            self.groups.owner, self.groups.owner[:: math.ceil(2 * len(self.groups.owner) / most)]
+        )
+        values = self.values[:, kept][:, :, kept]
+        spreads = values[1].diagonal().clamp_min(1e-300).sqrt()
         scales = torch.outer(spreads, spreads)
         apart = ~torch.eye(len(spreads), dtype=torch.bool)
-        counts = self.groups.counts * self.samples
+        counts = self.groups.counts[kept][:, kept]
+        counts = counts * (self.samples * self.positions**2 / counts.sum())
         return (
-            torch.cat([self.values[1][apart], self.values[0].flatten()]),
+            torch.cat([values[1][apart], values[0].flatten()]),
             torch.cat([scales[apart], scales.flatten()]),
             torch.cat([counts[apart], counts.flatten() * (self.samples - 1)]),
         )

@@ -16,12 +16,12 @@ from varprobe.theory.grouped import GroupedPairs
 from varprobe.theory.streams import Stream, draw_law, draw_pairs
 from varprobe.theory.virtual_layer import HEADS, MOST_DRAWS, Output, Returned
 
-MOST_WIDTH = 512
-"""Features of the input that are drawn; more of them move second moments by some tenths of a
+MOST_WIDTH = 256
+"""Features of the input that are drawn; more of them move second moments by less than a
 percent."""
 
-MOST_NUMBERS = 2**21
-"""Numbers in all draws of the input together, 8 MB."""
+MOST_NUMBERS = 2**20
+"""Numbers in all draws of the input together, 4 MB."""
 
 
 SAMPLES = ((0, 0), (1, 1), (0, 1))

@@ -43,7 +43,7 @@ class Term:
     index : Tensor
         The feature of the layer that each feature reads, shape (F,).
     weights : Tensor or None
-        By position and feature, (P, c) or (1, c), float64, where c divides F: feature f has weight
+        By position and feature, (P, c) or (1, c), float32, where c divides F: feature f has weight
         ``f % c``. None for 1.
     """
 
@@ -74,7 +74,7 @@ class Term:
     def expand(self, features: int) -> Tensor:
         """Return the weights of each of ``features`` features, a multiple of the period."""
         if self.weights is None:
-            return torch.ones(1, features, dtype=torch.float64)
+            return torch.ones(1, features)
         return self.weights.repeat(1, features // self.weights.shape[1])
 
 
@@ -138,6 +138,8 @@ class Mixing:
 
     def relocate(self, index: Tensor) -> Mixing:
         """Return the array whose position p is position ``index[p]`` of this one."""
+        if bool((index == torch.arange(len(index))).all()):
+            return self
         places = index if self.places is None else self.places[index]
         return replace(self, terms=tuple(t.relocate(index) for t in self.terms), places=places)
 
@@ -159,7 +161,7 @@ class Mixing:
         kernel = torch.zeros_like(found.values)
         for first in self.terms:
             for second in self.terms:
-                same = (first.index == second.index).double()
+                same = (first.index == second.index).float()
                 if not bool(same.any()):
                     continue
                 period = max(_period(first), _period(second))

@@ -21,7 +21,6 @@ from varprobe.theory.law import (
     Gradient,
     Known,
     Law,
-    Standing,
     Step,
     Value,
     WeightGradient,
@@ -34,6 +33,7 @@ from varprobe.theory.rules.contraction import realize_gradient
 from varprobe.theory.rules.normalization import Affine
 from varprobe.theory.rules.reading import read_law
 from varprobe.theory.rules.registry import rule
+from varprobe.theory.standing import Standing
 
 aten = torch.ops.aten
 

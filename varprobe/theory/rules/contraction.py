@@ -28,7 +28,6 @@ from varprobe.theory.law import (
     Downstream,
     Gradient,
     Law,
-    Standing,
     Step,
     Value,
     Weight,
@@ -40,9 +39,9 @@ from varprobe.theory.layout import Layout, Role
 from varprobe.theory.lengths import pass_length
 from varprobe.theory.pairs import Pairs
 from varprobe.theory.profile import REASON, ProfilePairs
-
-SIGNIFICANT = 4.0
-"""Standard errors beyond which the mean of a given weight is not its sampling noise."""
+from varprobe.theory.roots import scale_roots
+from varprobe.theory.standing import Standing
+from varprobe.theory.weight_means import significant_mean, zero_mean_variance
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +99,7 @@ def contract(x: Law, weight: Value, bias: Value | None, shape: Contraction) -> S
         pinned=False,
         length=pass_length(x, units, driven),
         loose=1.0,
+        roots=scale_roots(below.roots, driven),
     )
     means = torch.full((pairs.positions,), mean, dtype=torch.float64)
     output = Law(
@@ -153,27 +153,6 @@ def realize_gradient(gradient: Gradient) -> GradientSpread:
     kept = realize(spread, gradient.pairs, features)
     assert isinstance(kept, GradientSpread)
     return kept
-
-
-def zero_mean_variance(weight: Weight) -> float:
-    """Return the second moment of a weight whose mean is zero up to sampling noise.
-
-    Raises
-    ------
-    MissingRuleError
-        If it is not: features are then no longer independent.
-    """
-    mean = significant_mean(weight)
-    if mean:
-        raise MissingRuleError(f"the weight's mean is {mean:.3g}, not zero")
-    return weight.law.second_moment
-
-
-def significant_mean(weight: Weight) -> float:
-    """Return the mean of a parameter's law, 0 where it is the noise of measured numbers."""
-    law = weight.law
-    noise = SIGNIFICANT * math.sqrt(law.variance / math.prod(weight.shape))
-    return law.mean if law.distribution != "measured" or abs(law.mean) > noise else 0.0
 
 
 def _stand(standing: Standing, weights: Sequence[Weight], *, fresh: int) -> Standing:

@@ -11,7 +11,7 @@ from varprobe.errors import MissingRuleError
 from varprobe.theory.expectations import Field
 from varprobe.theory.explicit import ExplicitPairs
 from varprobe.theory.fluctuations import Spread, realize
-from varprobe.theory.law import Downstream, Gradient, Known, Law, Noise, Standing, Step, Value
+from varprobe.theory.law import Downstream, Gradient, Known, Law, Noise, Step, Value
 from varprobe.theory.layout import Axis, Dim, Layout, Role
 from varprobe.theory.mixing import Mixing, join_features
 from varprobe.theory.pairs import MOST_EXPLICIT, Pairs, choose_dtype
@@ -20,6 +20,7 @@ from varprobe.theory.rules.features import count_around
 from varprobe.theory.rules.reading import read_like
 from varprobe.theory.rules.registry import rule
 from varprobe.theory.rules.samples import needs_telling, tell_apart
+from varprobe.theory.standing import Standing
 
 aten = torch.ops.aten
 

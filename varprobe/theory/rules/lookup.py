@@ -22,7 +22,6 @@ from varprobe.theory.law import (
     Ignored,
     Known,
     Law,
-    Standing,
     Step,
     Value,
     Weight,
@@ -30,8 +29,10 @@ from varprobe.theory.law import (
 )
 from varprobe.theory.layout import Layout, Role
 from varprobe.theory.pairs import MOST_EXPLICIT, Pairs, choose_dtype
-from varprobe.theory.rules.contraction import realize_gradient, significant_mean
+from varprobe.theory.rules.contraction import realize_gradient
 from varprobe.theory.rules.registry import rule
+from varprobe.theory.standing import Standing
+from varprobe.theory.weight_means import significant_mean
 
 aten = torch.ops.aten
 

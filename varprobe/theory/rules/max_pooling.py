@@ -46,6 +46,9 @@ ROOT_STEP = 0.01
 MOST_ALIKE = 0.99
 """Correlation of elements that are nearly the same one."""
 
+COPULA = 0.005
+"""Error that equal correlations within a window leave: behind a norm, more than the scatter."""
+
 APPROXIMATE = "max pooling: Gaussian copula"
 
 
@@ -281,7 +284,7 @@ def _pool(x: Law, windows: _Windows) -> Law:
         function=Pointwise(lambda v: inner(winner(v))),
         standing=replace(x.standing.approximate(APPROXIMATE), fresh=0),
         # The scale of a window goes through a maximum as it goes through a rectifier.
-        pooled_spread=x.spread,
+        pooled_spread=replace(x.spread, kernel=x.spread.kernel + COPULA**2),
     )
 
 

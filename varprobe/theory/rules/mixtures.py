@@ -10,10 +10,11 @@ from torch import Tensor
 
 from varprobe.errors import MissingRuleError
 from varprobe.theory.expectations import Field
-from varprobe.theory.law import Downstream, Gradient, Law, Standing, Step
+from varprobe.theory.law import Downstream, Gradient, Law, Step
 from varprobe.theory.layout import Layout, Role
 from varprobe.theory.mixing import Mixing
 from varprobe.theory.pointwise import IDENTITY
+from varprobe.theory.standing import Standing
 
 AVERAGED = "features that differ from each other, averaged"
 
@@ -27,14 +28,14 @@ def read_table(table: Tensor, layout: Layout) -> Tensor:
     Returns
     -------
     Tensor
-        Shape (P, c) or (1, c), float64; c is the size of the last dimension, or 1.
+        Shape (P, c) or (1, c), float32; c is the size of the last dimension, or 1.
 
     Raises
     ------
     MissingRuleError
         If samples or heads get different factors.
     """
-    found = table.detach().double().cpu()
+    found = table.detach().float().cpu()
     found = found.reshape([1] * (len(layout.dims) - found.dim()) + list(found.shape))
     last = len(layout.dims) - 1
     for dim, axes in enumerate(layout.dims):
@@ -129,7 +130,7 @@ def carry(step: Step, x: Law, factor: float) -> Step:
     mixing, inner, output = x.mixed, step.backward, step.output
     if mixing is None or inner is None or not isinstance(output, Law):
         return step
-    weights = torch.full((1, 1), factor, dtype=torch.float64)
+    weights = torch.full((1, 1), factor)
     mixed = mixing.weigh(weights, output.function)
 
     def backward(gradient: Gradient) -> Sequence[Downstream]:
@@ -147,7 +148,7 @@ def add_mixed(x: Law, y: Law, alpha: float) -> Step | None:
     if not (_is_centred(x) and _is_centred(y)):
         return None
     if alpha != 1.0:
-        second = second.weigh(torch.full((1, 1), alpha, dtype=torch.float64), IDENTITY)
+        second = second.weigh(torch.full((1, 1), alpha), IDENTITY)
     mixed = replace(first, terms=(*first.terms, *second.terms), function=IDENTITY)
     standing = x.standing.add(y.standing)
     output = build_mixed(mixed, x.layout, x, standing)

@@ -10,10 +10,11 @@ from varprobe.errors import MissingRuleError
 from varprobe.theory.expectations import Field
 from varprobe.theory.explicit import ExplicitPairs, independent
 from varprobe.theory.fluctuations import Spread
-from varprobe.theory.law import Known, Law, Noise, Standing, Value
+from varprobe.theory.law import Known, Law, Noise, Value
 from varprobe.theory.layout import Layout, Role
 from varprobe.theory.pairs import MOST_EXPLICIT, Pairs, choose_dtype
 from varprobe.theory.profile import REASON, ProfilePairs
+from varprobe.theory.standing import Standing
 
 MOST_SAMPLES = 256
 """(Sample, position) pairs up to which the samples of a given batch are told apart, too."""

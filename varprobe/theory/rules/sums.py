@@ -14,6 +14,7 @@ from varprobe.theory.fluctuations import Mixture, Spread, realize, share_tilt
 from varprobe.theory.law import Downstream, Gradient, Known, Law, Noise, Step, Value
 from varprobe.theory.lengths import add_lengths, add_loose
 from varprobe.theory.pointwise import IDENTITY, scale_by
+from varprobe.theory.roots import blend_roots, covary
 from varprobe.theory.rules.broadcast import align
 from varprobe.theory.rules.mixtures import add_mixed
 from varprobe.theory.rules.pointwise import apply_pointwise
@@ -152,20 +153,21 @@ def _turn_spread(gradient: Gradient, branch: Law, share: float, total: Law) -> G
 
 
 def _join_spreads(x: Law, y: Law, alpha: float) -> Spread:
-    parts = [
-        (law.pairs.mean * scale, realize(law.spread, law.pairs, law.features))
-        for law, scale in ((x, 1.0), (y, alpha**2))
-    ]
-    total = max(sum(size for size, _ in parts), 1e-300)
+    sizes = x.pairs.mean, y.pairs.mean * alpha**2
+    total = max(sum(sizes), 1e-300)
+    first, second = (size / total for size in sizes)
+    squares = list(zip((first**2, second**2), (x.spread, y.spread), strict=True))
+    one, other = (realize(law.spread, law.pairs, law.features).roots for law in (x, y))
     alike = Mixture.of(x.pairs), Mixture.of(y.pairs)
     product = alike[0].average_all(1.0, alike[0].correlations * alike[1].correlations)
-    mixed = 4 * parts[0][0] * parts[1][0] * product / x.features
-    kernel = sum(size**2 * spread.kernel for size, spread in parts) + mixed
-    gram = sum(size**2 * spread.gram for size, spread in parts)
-    sizes = [(parts[0][0], x), (parts[1][0], y)]
     return Spread(
-        kernel=kernel / total**2,
-        gram=(gram + 2 * parts[0][0] * parts[1][0] / x.features) / total**2,
-        length=add_lengths(sizes),
-        loose=add_loose(sizes),
+        # What one has from below, or from the units of the other, scatters with it.
+        kernel=sum(square * spread.kernel for square, spread in squares)
+        + 2 * first * second * max(0.0, covary(one, other)),
+        own=sum(square * spread.own for square, spread in squares)
+        + 4 * first * second * product / x.features,
+        gram=sum(square * spread.gram for square, spread in squares),
+        length=add_lengths([(sizes[0], x), (sizes[1], y)]),
+        loose=add_loose([(sizes[0], x), (sizes[1], y)]),
+        roots=blend_roots(one, other, first),
     )

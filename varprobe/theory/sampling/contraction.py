@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from varprobe.theory.law import Weight
-from varprobe.theory.rules.contraction import significant_mean
 from varprobe.theory.tracer import Operation, Slot
+from varprobe.theory.weight_means import significant_mean
 
 aten = torch.ops.aten
 
