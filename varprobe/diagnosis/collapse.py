@@ -43,8 +43,9 @@ from it."""
     "VP105",
     name="samples collapse",
     what=f"Of the spread 1 - c of samples (c: their correlation), or of the tokens of a sequence, "
-    f"the last layer receives less than {MIN_SPREAD:g} of what entered, and less than chance "
-    f"leaves in a healthy net of this width ({SIGNIFICANCE:g} standard deviations).",
+    f"the last layer receives less than {MIN_SPREAD:g} of the most that one before it received, "
+    f"and less than chance leaves in a healthy net of this width ({SIGNIFICANCE:g} standard "
+    "deviations).",
     why="The output is the same for every input: what tells samples apart learns slower than what "
     "they have in common, by the same factor.",
     remedy="Keep a path that does not mix (residual connections around attention and aggregation), "
@@ -66,7 +67,7 @@ def find_collapse(analysis: Analysis, run: str) -> Iterator[Finding]:
         last, entered = known[-1][1], max(spread for _, spread in known)
         yield RULES["VP105"].report(
             layers[crossing].site.module,
-            f"{what} are alike from here on: of the spread {entered:.2g} that entered, "
+            f"{what} are alike from here on: of a spread of {entered:.2g} before, "
             f"{last / entered:.2g} reaches {layers[-1].site.module or 'the root'}; at least "
             f"{MIN_SPREAD:g} must remain{idle}",
             run=run,
