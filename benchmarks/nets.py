@@ -140,6 +140,56 @@ def build_preactivation(blocks: int, width: int, *, norm: bool) -> nn.Module:
     return nn.Sequential(stem, *stream, last, *tail)
 
 
+class PostActivationBlock(nn.Module):
+    """ResNet's block, basic or with a bottleneck: a ReLU on the sum of branch and shortcut."""
+
+    def __init__(
+        self, inside: int, width: int, *, stride: int, bottleneck: bool, norm: bool
+    ) -> None:
+        super().__init__()
+        outside = 4 * width if bottleneck else width
+        kernels = (1, 3, 1) if bottleneck else (3, 3)
+        sizes = (inside, *[width] * (len(kernels) - 1), outside)
+        strides = (1, stride, 1) if bottleneck else (stride, 1)
+        layers: list[nn.Module] = []
+        for before, after, kernel, step in zip(sizes, sizes[1:], kernels, strides, strict=False):
+            layers += [*_convolve(before, after, kernel, step, norm=norm), nn.ReLU()]
+        self.branch = nn.Sequential(*layers[:-1])
+        changed = stride > 1 or inside != outside
+        self.shortcut = nn.Sequential(
+            *(_convolve(inside, outside, 1, stride, norm=norm) if changed else [])
+        )
+        self.relu = nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the sum of branch and shortcut, rectified."""
+        return self.relu(self.branch(x) + self.shortcut(x))
+
+
+def _convolve(
+    inside: int, outside: int, kernel: int, stride: int, *, norm: bool
+) -> list[nn.Module]:
+    layer = nn.Conv2d(inside, outside, kernel, stride, padding=kernel // 2, bias=False)
+    return [layer, nn.BatchNorm2d(outside)] if norm else [layer]
+
+
+def build_post_activation(
+    depths: tuple[int, ...], width: int, *, bottleneck: bool, norm: bool
+) -> nn.Module:
+    """Return a ResNet with ``depths`` blocks in its stages."""
+    layers = [*_convolve(3, width, 7, 2, norm=norm), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1)]
+    inside = width
+    for stage, depth in enumerate(depths):
+        middle = width * 2**stage
+        for block in range(depth):
+            stride = 2 if stage and not block else 1
+            layers.append(
+                PostActivationBlock(inside, middle, stride=stride, bottleneck=bottleneck, norm=norm)
+            )
+            inside = 4 * middle if bottleneck else middle
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inside, 10))
+
+
 class LlamaBlock(nn.Module):
     """Attention with rotary positions and shared keys, and a gated MLP, each behind an RMSNorm."""
 

@@ -10,10 +10,10 @@ from typing import Any
 from torch.utils import _pytree as pytree
 
 from varprobe.errors import MissingRuleError
+from varprobe.theory.factors import Factor
 from varprobe.theory.fluctuations import GradientSpread, join_spreads
 from varprobe.theory.law import (
     Backward,
-    Factor,
     Gradient,
     Law,
     Noise,

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from varprobe.theory.curves import Curve, interpolate
 from varprobe.theory.expectations import Field, expand_at
-from varprobe.theory.law import Factor, Gradient, Law
+from varprobe.theory.factors import Factor
+from varprobe.theory.law import Gradient, Law
 from varprobe.theory.pairs import Pairs
 from varprobe.theory.pointwise import IDENTITY, Pointwise
 

@@ -21,7 +21,8 @@ from varprobe.errors import MissingRuleError
 from varprobe.theory.curves import interpolate
 from varprobe.theory.expectations import Field
 from varprobe.theory.explicit import ExplicitPairs
-from varprobe.theory.law import Downstream, Factor, Gradient, Law, Step, Value
+from varprobe.theory.factors import Factor
+from varprobe.theory.law import Downstream, Gradient, Law, Step, Value
 from varprobe.theory.pairs import Pairs
 from varprobe.theory.pointwise import Pointwise, differentiate
 from varprobe.theory.positions import LinearMap

@@ -157,17 +157,17 @@ def _join_spreads(x: Law, y: Law, alpha: float) -> Spread:
     total = max(sum(sizes), 1e-300)
     first, second = (size / total for size in sizes)
     squares = list(zip((first**2, second**2), (x.spread, y.spread), strict=True))
-    one, other = (realize(law.spread, law.pairs, law.features).roots for law in (x, y))
+    below, branch = (realize(law.spread, law.pairs, law.features).roots for law in (x, y))
     alike = Mixture.of(x.pairs), Mixture.of(y.pairs)
     product = alike[0].average_all(1.0, alike[0].correlations * alike[1].correlations)
     return Spread(
         # What one has from below, or from the units of the other, scatters with it.
         kernel=sum(square * spread.kernel for square, spread in squares)
-        + 2 * first * second * max(0.0, covary(one, other)),
+        + 2 * first * second * max(0.0, covary(below, branch)),
         own=sum(square * spread.own for square, spread in squares)
         + 4 * first * second * product / x.features,
         gram=sum(square * spread.gram for square, spread in squares),
         length=add_lengths([(sizes[0], x), (sizes[1], y)]),
         loose=add_loose([(sizes[0], x), (sizes[1], y)]),
-        roots=blend_roots(one, other, first),
+        roots=blend_roots(below, branch, first),
     )
