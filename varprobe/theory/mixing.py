@@ -127,6 +127,11 @@ class Mixing:
         found: Tensor = torch.unique(torch.cat([term.index for term in self.terms]))
         return found
 
+    def fill_up(self, count: int) -> tuple[Term, ...]:
+        """Return so many terms: the array's own, and others of weight zero."""
+        nothing = Term(self.terms[0].index, torch.zeros(1, 1))
+        return (*self.terms, *[nothing] * (count - len(self.terms)))
+
     def take(self, chosen: Tensor) -> Mixing:
         """Return the array of some of the features."""
         return replace(self, terms=tuple(term.take(chosen) for term in self.terms))
@@ -180,13 +185,14 @@ def join_features(parts: Sequence[Mixing], outer: int, inner: int) -> Mixing | N
     """Return the arrays joined along one axis of features.
 
     ``outer`` and ``inner`` are the features outside and inside of the axis. None where the parts
-    are not of one layer with equally many terms.
+    are not of one layer.
     """
     first = parts[0]
-    if any(not first.adds_to(p) or len(p.terms) != len(first.terms) for p in parts):
+    if any(not first.adds_to(part) for part in parts):
         return None
+    most = max(len(part.terms) for part in parts)
     terms = []
-    for ranked in zip(*(part.terms for part in parts), strict=True):
+    for ranked in zip(*(part.fill_up(most) for part in parts), strict=True):
         blocks = [term.index.view(outer, -1, inner) for term in ranked]
         index = torch.cat(blocks, dim=1).flatten()
         if all(term.weights is None for term in ranked):

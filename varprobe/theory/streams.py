@@ -168,13 +168,13 @@ def draw_law(
         x = draw_pairs(covariances, generator, (draws,), width)
     if not found.is_centred:
         x = x + found.means[:, None].float()
-    if not law.is_field:
-        x = law.function(x.double()).float()
-    elif law.field_spread.pinned:
+    if law.field_spread.pinned:
         # A norm leaves every row its exact length.
-        lengths = law.pairs.second_moments.float() * width
+        lengths = found.pairs.second_moments.float() * width
         norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-15)
         x *= lengths[:, None].sqrt() / norms
+    if not law.is_field:
+        x = law.function(x.double()).float()
     if law.thinning < 1:
         x = x * (torch.rand(x.shape, generator=generator) < law.thinning) / law.thinning
     return x

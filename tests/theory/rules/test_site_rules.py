@@ -122,6 +122,29 @@ class InterleavedRotation(Attention):
         return torch.stack(pairs, dim=-1).flatten(-2)
 
 
+class PartialRotation(InterleavedRotation):
+    """Only the first third of each head is turned."""
+
+    def turn(self, x):
+        x = self.split(x)
+        third = x.shape[-1] // 3
+        angle = torch.arange(x.shape[2])[:, None] * torch.tensor([1.0, 0.3]).repeat(2)
+        first = x[..., :third]
+        half = torch.cat([-first[..., third // 2 :], first[..., : third // 2]], dim=-1)
+        return torch.cat([first * angle.cos() + half * angle.sin(), x[..., third:]], dim=-1)
+
+
+class CachedAttention(Attention):
+    """Keys behind those of a cache that is still empty."""
+
+    def forward(self, x):
+        x = self.norm(x)
+        query, key, value = (self.split(f(x)) for f in (self.query, self.key, self.value))
+        key, value = (torch.cat([torch.zeros(0), h], dim=-2) for h in (key, value))
+        y = F.scaled_dot_product_attention(query, key, value, enable_gqa=True)
+        return self.head(y.transpose(1, 2).flatten(2))
+
+
 class CrossAttention(Attention):
     """Queries of other sites than the keys, and a window of keys that each sees."""
 
@@ -162,6 +185,8 @@ CASES = {
     Attention: draw_sites,
     CausalAttention: draw_sites,
     InterleavedRotation: draw_sites,
+    CachedAttention: draw_sites,
+    PartialRotation: draw_sites,
     CrossAttention: draw_sites,
 }
 

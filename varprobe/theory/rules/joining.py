@@ -28,6 +28,9 @@ aten = torch.ops.aten
 @rule(aten.cat)
 def cat(tensors: Sequence[Value], dim: int = 0) -> Step:
     """Return the arrays one behind the other along a dimension."""
+    filled = [not (isinstance(t, Known) and t.tensor.numel() == 0) for t in tensors]
+    if not all(filled):
+        return _skip_empty(tensors, filled, dim)
     laws = _read_all(tensors)
     steps = _tell_apart(laws)
     if steps is not None:
@@ -65,6 +68,20 @@ def _read_all(tensors: Sequence[Value]) -> list[Law]:
     if len(found) < len(laws) or len({len(law.layout.dims) for law in found}) > 1:
         raise MissingRuleError("not all that is joined has a law")
     return found
+
+
+def _skip_empty(tensors: Sequence[Value], filled: Sequence[bool], dim: int) -> Step:
+    """Return the rest joined: a cache of keys that is still empty adds nothing."""
+    rest = [tensor for tensor, kept in zip(tensors, filled, strict=True) if kept]
+    joined = keep(rest[0]) if len(rest) == 1 and isinstance(rest[0], Law) else cat(rest, dim)
+    inner = joined.backward
+    assert inner is not None
+
+    def backward(gradient: Gradient) -> Sequence[Downstream]:
+        parts = iter(inner(gradient))
+        return [next(parts) if kept else None for kept in filled]
+
+    return Step(joined.output, backward)
 
 
 def _tell_apart(laws: Sequence[Law]) -> list[Step] | None:
@@ -115,16 +132,17 @@ def _join_features(laws: Sequence[Law], dim: int, width: int | None = None) -> S
         for law, chosen in zip(laws, torch.split(numbers, sizes, dim=1), strict=True):
             awaited = settled.awaited
             if awaited is not None and law.mixed is not None and mixing is not None:
-                awaited = awaited.arrive(law.mixed, awaited.share_among(law.mixed, mixing))
-            support, share = None, 1.0
+                share = awaited.gathered * law.features // output.features
+                awaited = awaited.arrive(law.mixed, share)
+            support, level = None, 1.0
             if settled.support is not None:
                 support = settled.support[chosen.flatten()]
-                share = float(support.double().mean() / settled.support.double().mean())
+                level = float(support.double().mean() / settled.support.double().mean())
             # A signal of its own: the gradients of two parts are not one and the same.
             part = replace(
                 settled,
                 layout=law.layout if width is None else _strip(law.layout),
-                signal=settled.signal * share,
+                signal=settled.signal * level,
                 support=support,
                 awaited=awaited,
                 products=None,
