@@ -103,7 +103,9 @@ GRID = (
     ),
 )
 
-QUICK_GRID = cross(list(BLOCKS), ["relu", "tanh"], [32], [2, 10, 20], FINE_GAINS[2::4])
+QUICK_GRID = cross(
+    list(BLOCKS), ["relu", "tanh"], [32], [2, 10, 20], [0.5, 1.0, 2.0**0.5, 2.0**1.5]
+)
 
 
 class Digits(NamedTuple):

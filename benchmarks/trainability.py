@@ -9,7 +9,8 @@ very weights that were judged. A net is *trainable* if it reaches 80 % training 
 steps at two of three learning rates, and *flagged* if its verdict is unhealthy. Recall is the share
 of untrainable nets that are flagged, false alarms the share of trainable ones.
 
-What was trained and judged is kept in two CSV files, and not done again as long as they are there.
+What was trained and judged is kept in two CSV files, and not done again as long as they are there:
+without verdicts.csv all are judged anew, without another training.
 """
 
 from __future__ import annotations
