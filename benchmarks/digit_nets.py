@@ -90,13 +90,16 @@ DEPTHS = (2, 5, 10, 20, 30, 50)
 FINE_GAINS = tuple(2.0 ** (k / 4) for k in range(-4, 7))
 """From 0.5 to 2.8, around Xavier's 1 and He's √2."""
 
+COARSE_GAINS = FINE_GAINS[::2]
+
 GRID = (
-    *cross(["plain"], ["relu", "tanh", "gelu"], [32], DEPTHS, FINE_GAINS),
-    *cross(["plain"], ["relu", "tanh"], [64], DEPTHS, FINE_GAINS[::2]),
+    *cross(["plain"], ["relu", "tanh"], [32], DEPTHS, FINE_GAINS),
+    *cross(["plain"], ["gelu"], [32], DEPTHS, COARSE_GAINS),
+    *cross(["plain"], ["relu"], [64], DEPTHS, COARSE_GAINS),
     # A norm takes most of the gain away again: fewer of them will do.
     *cross(
         ["layer norm", "batch norm", "residual", "pre-norm residual"],
-        ["relu", "tanh"],
+        ["relu"],
         [32],
         DEPTHS,
         FINE_GAINS[2::4],

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, QuadMesh
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from varprobe.plotting.style import COLOURS, apply_style
@@ -19,6 +21,9 @@ PNG = {"dpi": 130, "metadata": {"Software": None}}
 TITLES = {"relu": "ReLU", "tanh": "tanh", "gelu": "GELU"}
 
 SCALES = {"xi_gradient": ("--", "6ξ of gradients"), "xi_c": (":", "6ξ of correlations")}
+
+PALE_BLUES = ListedColormap(colormaps["Blues"](np.linspace(0.0, 0.65, 256)))
+"""Black lines can be read on all of them."""
 
 Segment = tuple[tuple[float, float], tuple[float, float]]
 
@@ -43,7 +48,6 @@ def draw_heat_map(nets: pd.DataFrame, width: int = 32) -> Figure:
             axes.set_title(TITLES[name])
             axes.set_xlabel("gain (Xavier 1, He √2)")
         panels[0].set_ylabel("layers")
-        # Nets stop when they reach 80 %.
         bar = figure.colorbar(mesh, ax=list(panels), label="training accuracy", pad=0.01)
         bar.set_ticks([0.1, 0.4, 0.6, 0.8], labels=["10 %", "40 %", "60 %", "≥ 80 %"])
         figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -53,10 +57,8 @@ def draw_heat_map(nets: pd.DataFrame, width: int = 32) -> Figure:
 def _draw_panel(axes: Axes, name: str, nets: pd.DataFrame) -> QuadMesh:
     accuracy, flagged = nets["accuracy"].unstack("gain"), nets["flagged"].unstack("gain")
     gains, depths = find_edges(accuracy.columns), find_edges(accuracy.index)
-    # 0.8 is in the middle of the blues, where black lines can be read.
-    mesh = axes.pcolormesh(
-        gains, depths, accuracy.clip(upper=0.8), vmin=0.1, vmax=1.1, cmap="Blues"
-    )
+    # Nets stop when they reach the goal, a little above it.
+    mesh = axes.pcolormesh(gains, depths, accuracy, vmin=0.1, vmax=0.8, cmap=PALE_BLUES)
     boundary = list(trace_boundary(flagged.to_numpy(), gains, depths))
     axes.add_collection(
         LineCollection(boundary, colors=COLOURS[1], linewidths=2.5, label="verdict")
