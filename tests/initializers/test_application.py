@@ -204,8 +204,8 @@ def test_an_unknown_name_lists_the_names_and_suggests() -> None:
         initialize(nn.Linear(2, 2), "kaiming_norml")
     assert str(caught.value) == (
         "There is no initialization named 'kaiming_norml'. Did you mean 'kaiming_normal'? Known: "
-        "constant, default, kaiming_normal, kaiming_uniform, lecun_normal, lecun_uniform, normal, "
-        "orthogonal, trunc_normal, xavier_normal, xavier_uniform."
+        "constant, default, kaiming_normal, kaiming_uniform, lecun_normal, lecun_uniform, lsuv, "
+        "normal, orthogonal, trunc_normal, xavier_normal, xavier_uniform."
     )
 
 

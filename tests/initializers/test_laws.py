@@ -80,10 +80,13 @@ def test_a_fan_of_zero_is_refused(law) -> None:
 def test_the_package_loads_its_public_names_when_they_are_used() -> None:
     assert initializers.initialize.__module__ == "varprobe.initializers.application"
     assert {name for name in initializers.__all__ if hasattr(initializers, name)} == {
+        "Change",
+        "Repair",
         "WeightLaw",
         "initialization",
         "initialize",
         "law_of",
+        "repair",
     }
     with pytest.raises(AttributeError, match="has no attribute 'kaiming'"):
         _ = initializers.kaiming
