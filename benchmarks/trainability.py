@@ -4,7 +4,7 @@
     python benchmarks/trainability.py --quick    # two minutes
     python benchmarks/trainability.py --figure docs/images/trainability.png
 
-276 small nets are judged on a batch of scikit-learn's digits, and then trained from the very weights
+276 small nets are judged on a batch of scikit-learn's digits, and then trained from the weights
 that were judged. A net is *trainable* if it reaches 80 % training accuracy within 400 steps at two
 of three learning rates, and *flagged* if its verdict is unhealthy. Recall is the share of
 untrainable nets that are flagged, false alarms the share of trainable ones.
