@@ -19,6 +19,14 @@ settings.register_profile("varprobe", deadline=None, derandomize="CI" in os.envi
 settings.load_profile("varprobe")
 
 
+def pytest_configure() -> None:
+    """Without a GPU let Triton interpret its kernels; it asks once, when anybody imports it."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Start every test from the same state of the global generator."""

@@ -24,16 +24,22 @@ def stack(depth: int = 30, gain: float = 1.0) -> nn.Sequential:
 
 def levels(policy: vp.Policy, model: nn.Module) -> dict[str, str]:
     diagnosis = vp.check(model, torch.randn(16, 64), policy=policy)
-    return {finding.code: finding.level for finding in diagnosis.findings}
+    return {finding.code: finding.level for finding in diagnosis.all_findings}
+
+
+def departing() -> nn.Module:
+    """Return a layer whose output something else scales: a warning (VP303)."""
+    model = nn.Linear(64, 64)
+    model.register_forward_hook(lambda _module, _inputs, output: 3.0 * output)
+    return model
 
 
 def test_presets_change_what_the_findings_weigh() -> None:
-    model = stack()
-    errors = dict.fromkeys(("VP101", "VP201"), "error")
-    assert levels(vp.Policy(), model) == {**errors, "VP301": "warning"}
-    assert levels(vp.Policy(preset="strict"), model) == {**errors, "VP301": "error"}
-    lenient = levels(vp.Policy(preset="lenient"), model)
-    assert set(lenient.values()) == {"warning"}
+    assert levels(vp.Policy(), departing()) == {"VP303": "warning"}
+    assert levels(vp.Policy(preset="strict"), departing()) == {"VP303": "error"}
+    codes = ("VP301", "VP101", "VP201")
+    assert levels(vp.Policy(), stack()) == dict.fromkeys(codes, "error")
+    assert levels(vp.Policy(preset="lenient"), stack()) == dict.fromkeys(codes, "warning")
 
 
 def test_lenient_keeps_what_nothing_trains() -> None:
@@ -49,8 +55,13 @@ def test_the_longest_beginning_sets_the_level_and_wins_over_the_preset() -> None
 
 
 def test_findings_stay_in_the_order_of_their_levels() -> None:
-    found = levels(vp.Policy(levels={"VP101": "info", "VP301": "error"}), stack())
-    assert list(found) == ["VP201", "VP301", "VP101"]
+    found = levels(vp.Policy(levels={"VP101": "info"}), stack())
+    assert list(found) == ["VP301", "VP201", "VP101"]
+
+
+def test_a_cause_weighs_as_much_as_the_worst_of_what_follows_from_it() -> None:
+    found = levels(vp.Policy(levels={"VP301": "warning", "VP101": "info"}), stack())
+    assert found == {"VP301": "error", "VP201": "error", "VP101": "info"}
 
 
 def test_a_recognised_design_is_no_error_at_any_level(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ the other with numpy.
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
 from types import ModuleType
 from unittest import mock
@@ -24,10 +23,6 @@ TRITON = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
 INTERPRETER = pytest.mark.skipif(
     HAS_CUDA or not HAS_TRITON, reason="needs Triton, and no GPU that it would compile for"
 )
-
-if not HAS_CUDA:
-    # Read when Triton is first imported, which no module does while tests are collected.
-    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def load_fused() -> ModuleType:

@@ -19,7 +19,7 @@ from tests.statistics.accuracy import assert_accurate
 from tests.statistics.forms import INTERPRETER, load_fused
 from tests.statistics.waiting import HostWaited, no_waiting
 from varprobe import Probe, Recording, VarprobeWarning
-from varprobe.observation import ledger
+from varprobe.observation import ledger, parameters
 from varprobe.statistics import Unmeasurable, device, masked, streams
 from varprobe.statistics.device import DeviceReading
 from varprobe.statistics.quiet import everything_off
@@ -302,8 +302,9 @@ class TestProbe:
 
         def go() -> None:
             monkeypatch.setattr(ledger, "measure", measure_there)
-            # Which gives None for what is not on the CPU.
+            # Which give None for what is not on the CPU.
             monkeypatch.setattr("varprobe.probe.measure_linear_input", lambda *_: None)
+            monkeypatch.setattr(parameters, "count_distinct_rows", lambda *_: None)
 
         return go
 
