@@ -121,7 +121,8 @@ def add_gradients(first: Arriving, second: Arriving) -> Arriving:
     else:
         kept = [join_gradients(first.settle(), second.settle())]
     standing = first.standing.add(second.standing)
-    return Gradient.join([replace(part, standing=standing) for part in kept])
+    both = first.orthogonal and second.orthogonal
+    return Gradient.join([replace(part, standing=standing, orthogonal=both) for part in kept])
 
 
 def _bound_parts(parts: Sequence[Gradient]) -> list[Gradient]:

@@ -206,6 +206,8 @@ class Gradient:
     products : float or None
         Second moment of the gradient of a weight of the layer whose output it belongs to, where
         that is known to depend on the layer's input.
+    orthogonal : bool
+        Whether the sum of gradient times array is zero for each feature, as below a batch norm.
     """
 
     layout: Layout
@@ -217,6 +219,7 @@ class Gradient:
     support: Tensor | None = None
     awaited: Awaited | None = None
     products: float | None = None
+    orthogonal: bool = False
 
     @classmethod
     def join(cls, parts: Sequence[Gradient]) -> Gradient:
@@ -255,12 +258,12 @@ class Gradient:
     def times(self, field: Field, slope: Pointwise, square: Pointwise | None = None) -> Gradient:
         """Return the gradient multiplied by a (random) function of the elements of ``field``."""
         step = Factor(field=field, mean=slope, square=square)
-        return Gradient.join(
-            [
-                replace(part, factor=step if part.factor is None else part.factor.times(step))
-                for part in self.look_at(field).parts
-            ]
-        )
+        factors = [
+            (part, step if part.factor is None else part.factor.times(step))
+            for part in self.look_at(field).parts
+        ]
+        parts = [replace(part, factor=factor, orthogonal=False) for part, factor in factors]
+        return Gradient.join(parts)
 
     def look_at(self, field: Field) -> Gradient:
         """Return the gradient, forgetting its factors but for those of ``field``."""

@@ -110,6 +110,7 @@ def _normalize_batch(x: Law, affine: Affine, eps: float) -> Step:
             signal=signal * inverse,
             standing=standing,
             signal_spread=_scatter_variance(gradient.settle(), scatter),
+            orthogonal=True,
         )
         return [down, *_affine_gradients(gradient, product, affine, standing)]
 
@@ -131,6 +132,9 @@ def _affine_gradients(
 ) -> Sequence[WeightGradient]:
     spread = realize_gradient(gradient)
     ones = uniform_pairs(gradient.pairs)
+    if gradient.orthogonal and not affine.beta:
+        # The scale of a feature that another norm takes off again, with nothing mixed between.
+        product = product * 0.0
     return [
         WeightGradient(
             pairs.total(),

@@ -43,6 +43,12 @@ from varprobe.theory.roots import scale_roots
 from varprobe.theory.standing import Standing
 from varprobe.theory.weight_means import significant_mean, zero_mean_variance
 
+FEWEST = 16
+"""Weights that one output sees, at least: with fewer the gradient that comes back through a norm
+knows its weights too well to be independent of them."""
+
+FEW = "few weights meet in an output: its gradient depends on them"
+
 
 @dataclass(frozen=True, slots=True)
 class Contraction:
@@ -124,7 +130,15 @@ def contract(x: Law, weight: Value, bias: Value | None, shape: Contraction) -> S
         if not x.is_field:
             activation = Activation(x.field, x.features)
             spread = descend(spread, activation, x.spread, x.field_spread, x.function)
-        down = Gradient(layout=x.layout, signal=signal, standing=standing, signal_spread=spread)
+        if gradient.orthogonal and shape.taps * shape.fan_in < FEWEST:
+            standing = standing.approximate(FEW)
+        down = Gradient(
+            layout=x.layout,
+            signal=signal,
+            standing=standing,
+            signal_spread=spread,
+            orthogonal=gradient.orthogonal and shape.fan_in == 1 and bias is None,
+        )
         product = sum_products(incoming, summed)
         if gradient.products is not None:
             product = gradient.products

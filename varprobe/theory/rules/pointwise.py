@@ -180,9 +180,13 @@ def _apply(call: _Call, first: Law) -> Step:
     elif first.thinning != 1.0 and not (alone and local.slopes):
         output = _apply_affine(first, local) if alone else _refuse()
 
+    # By Euler x φ'(x) = φ(x) for a rectifier: a gradient orthogonal to φ(x) is so to x.
+    rectifies = alone and local.slopes is not None
+
     def backward(gradient: Gradient) -> Sequence[Downstream]:
+        kept = gradient.orthogonal and rectifies
         return [
-            gradient.times(first.field, slope)
+            replace(gradient.times(first.field, slope), orthogonal=kept)
             if isinstance(tensor, Law)
             else _differentiate_parameter(gradient, first, slope, tensor)
             for tensor, slope in zip(call.tensors, slopes, strict=True)

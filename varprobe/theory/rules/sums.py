@@ -116,7 +116,9 @@ def add_branches(x: Law, y: Law, alpha: float) -> Step:
             sides[1] = sides[1].times(y.field, scale_by(alpha))
         total = max(output.pairs.mean, 1e-300)
         return [
-            _turn_spread(side, law, scale * law.pairs.mean / total, output)
+            _turn_spread(
+                replace(side, orthogonal=False), law, scale * law.pairs.mean / total, output
+            )
             for side, law, scale in zip(sides, (x, y), (1.0, alpha**2), strict=True)
         ]
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from varprobe.theory.law import Weight
+from varprobe.theory.rules.contraction import FEWEST
 from varprobe.theory.tracer import Operation, Slot
 from varprobe.theory.weight_means import significant_mean
 
@@ -32,10 +33,6 @@ OPERANDS = {
     aten.addmm: (1, 2, 0),
 }
 """Where input, weight and bias stand among the arguments of each operation."""
-
-FEWEST = 16
-"""Weights that one output sees, at least: with fewer the gradient that comes back through a norm
-knows its weights too well to be independent of them."""
 
 Run = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
