@@ -27,8 +27,9 @@ def test_an_example_runs_by_itself(example: Path, tmp_path: Path) -> None:
     script = shutil.copy(example, tmp_path)
     # Some examples show tests.
     runner = ["-m", "pytest"] if example.name.startswith("test_") else ["-W", "error"]
+    quick = ["--quick"] if '"--quick"' in example.read_text(encoding="utf-8") else []
     result = subprocess.run(
-        [sys.executable, *runner, script],
+        [sys.executable, *runner, script, *quick],
         cwd=tmp_path,
         capture_output=True,
         text=True,
