@@ -9,6 +9,7 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.utils import parametrizations
 
+import varprobe as vp
 from tests.reference.fans import count_fans
 from varprobe.modules import (
     MAX_NESTING,
@@ -166,3 +167,14 @@ class TestInputs:
     def test_a_mapping_takes_no_further_keywords(self) -> None:
         with pytest.raises(TypeError, match="put the contents of kwargs"):
             split_inputs({"a": A}, {"b": B})
+
+
+def test_outputs_of_the_walk_are_the_sites_of_the_root() -> None:
+    class Many(nn.Module):
+        def forward(self, x: torch.Tensor) -> dict[str, object]:
+            return {"a": (x, [x * 2]), "b": {"c": x * 3}}
+
+    inputs = torch.randn(4, 8)
+    recording = vp.profile(Many(), inputs)
+    paths = [path for path, _ in walk_tensors(Many()(inputs))]
+    assert [r.site.output for r in recording.select(signal="activation")] == paths

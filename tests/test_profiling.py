@@ -19,7 +19,6 @@ from varprobe import (
     UnsupportedModelError,
     profile,
 )
-from varprobe.modules import walk_tensors
 
 
 def build() -> nn.Sequential:
@@ -389,13 +388,3 @@ class TestBadInput:
             profile(build(), X, stats="ful")
         with pytest.raises(UnknownNameError, match="compiled"):
             profile(build(), X, compiled="maybe")
-
-
-def test_outputs_of_the_walk_are_the_sites_of_the_root() -> None:
-    class Many(nn.Module):
-        def forward(self, x: torch.Tensor) -> dict[str, object]:
-            return {"a": (x, [x * 2]), "b": {"c": x * 3}}
-
-    recording = profile(Many(), X)
-    paths = [path for path, _ in walk_tensors(Many()(X))]
-    assert [r.site.output for r in recording.select(signal="activation")] == paths
