@@ -66,7 +66,7 @@ def judge_nets(nets: Sequence[Net], digits: Digits) -> Rows:
     rows: Rows = []
     for net in nets:
         diagnosis = vp.check(net.build(), batch.images)
-        errors = {finding.code for finding in diagnosis.findings if finding.level == "error"}
+        errors = {finding.code for finding in diagnosis.all_findings if finding.level == "error"}
         verdict = {"healthy": diagnosis.healthy, "codes": " ".join(sorted(errors))}
         rows.append({**dataclasses.asdict(net), **verdict})
     return rows
