@@ -260,21 +260,21 @@ class Monitor:
             self._begin_step(inputs)
 
     def _begin_step(self, inputs: tuple[Any, ...]) -> None:
-        step = self._steps
-        self._steps = step + 1
-        self._is_within_step = self._ends_by_hand
-        if self._probe is None and step % self.every:
-            return
         with self._lock:
+            step = self._steps
+            self._steps = step + 1
+            self._is_within_step = self._ends_by_hand
             self._rest()
-            if self._is_due(step):
+            if step % self.every:
+                return
+            if len(self._samples) == self.max_steps:
+                self._thin_out()
+            if not step % self.every:
                 self._sample(step, inputs)
 
-    def _is_due(self, step: int) -> bool:
-        if not step % self.every and len(self._samples) == self.max_steps:
-            self.every *= 2
-            self._samples = [s for s in self._samples if not s.step % self.every]
-        return not step % self.every
+    def _thin_out(self) -> None:
+        self.every *= 2
+        self._samples = [sample for sample in self._samples if not sample.step % self.every]
 
     def _sample(self, step: int, inputs: tuple[Any, ...]) -> None:
         self._probe = self._build_probe(step=step)

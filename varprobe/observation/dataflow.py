@@ -59,7 +59,7 @@ class Dataflow:
     def learn(self, tensors: Iterable[torch.Tensor]) -> None:
         """Book tensors that need no explanation, as they are now."""
         for tensor in tensors:
-            self._known[id(tensor)] = weakref.ref(tensor), _read_version(tensor)
+            self._known[id(tensor)] = weakref.ref(tensor), read_version(tensor)
 
     def _knows(self, tensor: torch.Tensor, *, at_any_version: bool = False) -> bool:
         if not tensor.is_floating_point():
@@ -67,10 +67,11 @@ class Dataflow:
         known, version = self._known.get(id(tensor), (None, 0))
         if known is None or known() is not tensor:
             return False
-        return at_any_version or version == _read_version(tensor)
+        return at_any_version or version == read_version(tensor)
 
 
-def _read_version(tensor: torch.Tensor) -> int:
+def read_version(tensor: torch.Tensor) -> int:
+    """Return how often a tensor was changed in place; 0 where nobody counts."""
     try:
         return tensor._version
     except RuntimeError:  # tensors of inference mode have none

@@ -22,7 +22,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 
 from varprobe.modules import list_tensors
-from varprobe.observation.dataflow import Dataflow
+from varprobe.observation.dataflow import Dataflow, read_version
 from varprobe.observation.filters import is_leaf
 from varprobe.observation.forwards import RootForward
 from varprobe.observation.gradients import GradientTaps
@@ -216,7 +216,7 @@ class _Watch(TorchFunctionMode):
         if not may_make_numbers(kind):
             return self._learn(func(*args, **named))
         with torch._C.DisableTorchFunction():
-            given = {id(t): (t, _read_version(t)) for t in _list_arguments(args, named)}
+            given = {id(t): (t, read_version(t)) for t in _list_arguments(args, named)}
         result = func(*args, **named)
         made = self._learn(args[0] if kind == "setitem" else result)
         with torch._C.DisableTorchFunction():
@@ -262,10 +262,6 @@ def _is_layer(module: nn.Module) -> bool:
     is_torchs = type(module).__module__.startswith("torch.")
     # Attention has a projection inside, whose weights it uses without calling it.
     return is_torchs and (is_leaf("", module) or isinstance(module, nn.MultiheadAttention))
-
-
-def _read_version(tensor: torch.Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def _remove(watch: _Watch) -> None:
