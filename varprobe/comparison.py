@@ -14,7 +14,7 @@ from varprobe.errors import InvalidArgumentError
 from varprobe.modules import Inputs, Loss
 from varprobe.presentation import Presentable
 from varprobe.profiling import Initialization, profile
-from varprobe.theory import predict
+from varprobe.theory import predict_silently
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,7 +128,7 @@ def compare(
             progress=None if progress is None else _report_to(progress, label),
         )
         data = inputs(0) if callable(inputs) else inputs
-        prediction = predict(model, data, kwargs=kwargs, init=init, loss=loss)
+        prediction = predict_silently(model, data, kwargs=kwargs, init=init, loss=loss)
         analyses[label] = analyze(recording, prediction)
     diagnoses = {label: diagnose(analysis) for label, analysis in analyses.items()}
     return Comparison(analyses=analyses, diagnoses=diagnoses)

@@ -18,7 +18,7 @@ from varprobe.modules import Inputs, Loss
 from varprobe.observation.filters import Filters
 from varprobe.profiling import Initialization, build_model, profile
 from varprobe.recording import Recording, Unobserved
-from varprobe.theory import Prediction, predict
+from varprobe.theory import Prediction, predict_silently
 
 
 def check(
@@ -84,13 +84,13 @@ def check(
         nothing = Unobserved(module="", reason=str(error))
         recording = Recording(records=(), meta={}, unobserved=(nothing,))
         return diagnose(analyze(recording), policy=policy)
-    prediction = predict(subject, inputs, kwargs=kwargs, init=init, loss=loss)
+    prediction = predict_silently(subject, inputs, kwargs=kwargs, init=init, loss=loss)
     diagnosis = diagnose(analyze(recording, prediction, baseline=baseline), policy=policy)
 
     def repredict(finding: Finding) -> Prediction:
         built = build_model(model, seed=seed)
         laws = {name: law for name, (_, law) in list_laws(built, [finding]).items()}
-        return predict(subject, inputs, kwargs=kwargs, init=init, laws=laws, loss=loss)
+        return predict_silently(subject, inputs, kwargs=kwargs, init=init, laws=laws, loss=loss)
 
     return add_effects(diagnosis, repredict)
 

@@ -12,6 +12,7 @@ from torch import nn
 import varprobe as vp
 from varprobe.errors import UnknownNameError, UnsupportedModelError
 from varprobe.recording import Site
+from varprobe.theory import predict_silently
 
 DEPTH = 30
 
@@ -257,7 +258,9 @@ def test_loss_false_predicts_no_gradients():
 
 
 def test_without_draws_a_loss_of_ones_own_leaves_gradients_unknown_and_says_why():
-    prediction = vp.predict(mlp(depth=1), torch.randn(2, 64), loss=lambda out: out.sum(), draws=0)
+    prediction = predict_silently(
+        mlp(depth=1), torch.randn(2, 64), loss=lambda out: out.sum(), draws=0
+    )
     row = prediction.find(Site(module="0", signal="gradient"))
     assert row.status == "unknown"
     assert "loss" in row.reason

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 import varprobe as vp
 from varprobe.recording import Site
+from varprobe.theory import predict_silently
 
 
 def build():
@@ -72,6 +73,31 @@ def test_a_model_that_looks_at_its_numbers_is_run_on_them():
     prediction = vp.predict(model, x)
     assert_unchanged(before, snapshot(model))
     assert prediction.find(Site(module="")).second_moment == pytest.approx(0.5, rel=1e-3)
+
+
+class Asks(nn.Module):
+    """A model that asks for numbers, of what it computed or of what it was given."""
+
+    def __init__(self, ask):
+        super().__init__()
+        self.layer, self.ask = nn.Linear(8, 8), ask
+
+    def forward(self, x, mask):
+        h = self.layer(x)
+        return h * self.ask(h, mask)
+
+
+def test_what_follows_a_look_at_a_draw_is_in_doubt():
+    given = torch.randn(4, 8), torch.ones(4, dtype=torch.bool)
+    prediction = vp.predict(Asks(lambda h, mask: 2 if h.sum().item() < 1e9 else 3), given)
+    result = prediction.find(Site(module=""))
+    # Another draw might have gone another way.
+    assert (result.status, "_local_scalar_dense" in result.reason) == ("approximate", True)
+    assert prediction.find(Site(module="layer")).status == "exact"
+    assert prediction.find(Site(module="layer", signal="gradient")).status == "approximate"
+
+    prediction = vp.predict(Asks(lambda h, mask: 2 if mask.all().item() else 3), given)
+    assert {e.status for e in prediction if e.site.signal != "weight"} == {"exact"}
 
 
 def test_no_grad_and_detach_cut_gradients():
@@ -177,7 +203,7 @@ def test_what_happens_to_given_numbers_is_computed(name: str) -> None:
 
 def test_what_is_written_through_a_view_is_not_known() -> None:
     model = Prepared(lambda x: x.clone().fill_diagonal_(0))
-    prediction = vp.predict(model, torch.randn(4, 4), draws=0)
+    prediction = predict_silently(model, torch.randn(4, 4), draws=0)
     assert prediction.find(Site(module="linear")).status == "tainted"
 
 

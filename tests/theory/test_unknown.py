@@ -1,6 +1,7 @@
 """Without draws, what no rule reaches says so: no number, no exception, no silent pass."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 import varprobe as vp
 from varprobe.recording import Site
+from varprobe.theory import predict_silently
 from varprobe.theory.rules.registry import RULES, rule
 
 
@@ -18,7 +20,7 @@ class Cumulate(nn.Module):
 
 def test_an_operation_without_a_rule_taints_what_follows():
     model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), Cumulate(), nn.Linear(16, 4))
-    prediction = vp.predict(model, torch.randn(4, 16), draws=0)
+    prediction = predict_silently(model, torch.randn(4, 16), draws=0)
     before, at, after = (prediction.find(Site(module=m)) for m in ("1", "2", "3"))
     assert before.status == "exact"
     assert before.second_moment > 0
@@ -31,10 +33,28 @@ def test_an_operation_without_a_rule_taints_what_follows():
     assert prediction.find(Site(module="0", signal="gradient")).status == "tainted"
 
 
+def test_rows_without_numbers_are_warned_of_once(recwarn):
+    warnings.simplefilter("default")
+    model, x = nn.Sequential(nn.Linear(16, 16), Cumulate(), nn.Linear(16, 4)), torch.randn(4, 16)
+    for _ in range(2):
+        prediction = vp.predict(model, x, draws=0)
+    (warned,) = recwarn.list
+    missing = sum(math.isnan(e.second_moment) for e in prediction)
+    assert warned.category is vp.VarprobeWarning
+    assert f"{missing} of {len(prediction)} rows have no numbers" in str(warned.message)
+    assert "aten.cumsum.default for" in str(warned.message)
+    assert warned.filename == __file__
+
+    vp.predict(model[0], x, draws=0)  # complete
+    vp.predict(model, x)  # estimated from draws
+    vp.check(model, x, ignore=["VP103"])
+    assert len(recwarn) == 1
+
+
 def test_gradients_nearer_to_the_output_than_the_gap_are_known():
     model = nn.Sequential(nn.Linear(16, 32), Cumulate(), nn.Linear(32, 4), nn.Flatten())
     x = torch.randn(4, 16)
-    prediction = vp.predict(model, x, init="kaiming_normal", draws=0)
+    prediction = predict_silently(model, x, init="kaiming_normal", draws=0)
     root, head, gap = (prediction.find(Site(module=m, signal="gradient")) for m in ("", "2", "1"))
     assert root.status == head.status == gap.status == "exact"
     assert root.second_moment == head.second_moment == pytest.approx(1.0)
@@ -79,7 +99,7 @@ def test_models_beyond_the_rules_have_rows_for_every_site(name):
     build, x = MODELS[name]
     model = build()
     x = x if isinstance(x, torch.Tensor) else torch.randn(x)
-    prediction = vp.predict(model, x, draws=0)
+    prediction = predict_silently(model, x, draws=0)
     assert {e.site for e in prediction} == {record.site for record in vp.profile(model, x)}
     missing = [e for e in prediction if e.status in ("unknown", "tainted")]
     assert missing
@@ -108,7 +128,7 @@ def test_memory_written_through_another_view_is_not_trusted():
             h.view(-1).mul_(2)
             return self.head(h)
 
-    prediction = vp.predict(Sneaky(), torch.randn(4, 16), draws=0)
+    prediction = predict_silently(Sneaky(), torch.randn(4, 16), draws=0)
     assert prediction.find(Site(module="layer")).status == "exact"
     assert prediction.find(Site(module="head")).status == "tainted"
 

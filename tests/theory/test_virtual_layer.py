@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import varprobe as vp
 from varprobe.recording import Site
+from varprobe.theory import predict_silently
 
 
 class Attention(nn.Module):
@@ -101,19 +102,19 @@ def masked_by_sample(query, key, value):
 @pytest.mark.parametrize("call", [by_hand, shared, bent])
 def test_what_is_beyond_it_is_left_to_draws(call):
     x = torch.randn(40, 10, 64)
-    prediction = vp.predict(lambda: Attention(call), x, init="lecun_normal", draws=0)
+    prediction = predict_silently(lambda: Attention(call), x, init="lecun_normal", draws=0)
     assert prediction.find(Site(module="attend")).status == "exact"
     assert prediction.find(Site(module="value")).status in ("unknown", "tainted")
     assert prediction.unsupported
-    estimated = vp.predict(lambda: Attention(call), x[:2], init="lecun_normal", draws=4)
+    estimated = predict_silently(lambda: Attention(call), x[:2], init="lecun_normal", draws=4)
     assert "draws" in estimated.find(Site(module="value")).reason
 
 
 def test_a_mask_that_differs_from_sample_to_sample_needs_samples_told_apart():
     given, any_batch = torch.randn(2, 10, 64), torch.empty(2, 10, 64, device="meta")
     build, init = (lambda: Attention(masked_by_sample)), "lecun_normal"
-    assert not vp.predict(build, given, init=init, draws=0).unsupported
-    refused = vp.predict(build, any_batch, init=init, draws=0)
+    assert not predict_silently(build, given, init=init, draws=0).unsupported
+    refused = predict_silently(build, any_batch, init=init, draws=0)
     assert refused.unsupported
     row = refused.find(Site(module="value"))
     assert "differs between samples" in row.reason

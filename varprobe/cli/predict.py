@@ -61,10 +61,11 @@ def command(
     operations for which there is no rule. Exits with 0 whatever the numbers are: nothing is judged.
     """
     import varprobe as vp
+    from varprobe.theory import predict_silently
 
     with stdout_for_results():
         subject = load_subject(target, inputs, seed=seed, meta=meta)
-        prediction = vp.predict(
+        prediction = predict_silently(
             subject.model, subject.inputs, init=init, loss=subject.loss, draws=draws, seed=seed
         )
     write_result(prediction, output_format)

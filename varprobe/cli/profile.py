@@ -57,6 +57,7 @@ def command(
 ) -> None:
     """Measure a model: second moments of activations and gradients, beside their prediction."""
     import varprobe as vp
+    from varprobe.theory import predict_silently
 
     with stdout_for_results(), show_progress(draws) as advance:
         subject = load_subject(target, inputs, seed=seed)
@@ -73,7 +74,9 @@ def command(
         )
         prediction = None
         if predict:
-            prediction = vp.predict(subject.model, subject.inputs, init=init, loss=subject.loss)
+            prediction = predict_silently(
+                subject.model, subject.inputs, init=init, loss=subject.loss
+            )
         analysis = vp.analyze(recording, prediction)
     write_result(analysis, output_format)
     if save is not None:

@@ -19,7 +19,11 @@ from varprobe.loading import load_lazily
 
 if TYPE_CHECKING:
     from varprobe.theory.phases import PhaseDiagram as PhaseDiagram, map_phases as map_phases
-    from varprobe.theory.prediction import Prediction as Prediction, predict as predict
+    from varprobe.theory.prediction import (
+        Prediction as Prediction,
+        predict as predict,
+        predict_silently as predict_silently,
+    )
     from varprobe.theory.rows import Expectation as Expectation
     from varprobe.theory.rules.registry import rule as rule
 
@@ -27,7 +31,7 @@ __all__, __getattr__, __dir__ = load_lazily(
     __name__,
     {
         "phases": ("PhaseDiagram", "map_phases"),
-        "prediction": ("Prediction", "predict"),
+        "prediction": ("Prediction", "predict", "predict_silently"),
         "rows": ("Expectation",),
         "rules.registry": ("rule",),
     },

@@ -41,9 +41,11 @@ def pull_back(
         value = forward.values[number]
         if needs_grad(number):
             shadow = forward.shadows.get(number)
-            arrived[number] = _draw_cotangent(
-                value if shadow is None else shadow, tape.shapes[number]
-            )
+            cotangent = _draw_cotangent(value if shadow is None else shadow, tape.shapes[number])
+            if forward.look:
+                standing = cotangent.standing.approximate(forward.look)
+                cotangent = replace(cotangent, standing=standing)
+            arrived[number] = cotangent
     for index in range(len(tape.operations) - 1, -1, -1):
         operation = tape.operations[index]
         incoming = [arrived.get(number) for number in operation.outputs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
-from varprobe.errors import InvalidArgumentError, UnsupportedModelError
+from varprobe.errors import InvalidArgumentError, UnsupportedModelError, VarprobeWarning
 from varprobe.initializers.laws import WeightLaw
 from varprobe.modules import Inputs, Loss, split_inputs
 from varprobe.presentation import Presentable
@@ -158,6 +159,11 @@ def predict(
         If the function that should build a model does not, or if it looks at numbers that it draws
         and yet returns a model without numbers.
 
+    Warns
+    -----
+    VarprobeWarning
+        If rows are left without numbers, with the operations that want a rule.
+
     Examples
     --------
     >>> import torch, varprobe as vp
@@ -166,6 +172,35 @@ def predict(
     >>> prediction
     <Prediction for Sequential: 2 weights, 3 activations, 3 gradients, 2 weight_gradients ...>
     """
+    prediction = predict_silently(
+        model, inputs, kwargs=kwargs, init=init, laws=laws, loss=loss, draws=draws, seed=seed
+    )
+    missing = [e for e in prediction if e.status in {"unknown", "tainted"}]
+    if missing:
+        first = missing[0]
+        wanted = ", ".join(f"{name} for {n} rows" for name, n in prediction.unsupported.items())
+        warnings.warn(
+            f"{len(missing)} of {len(prediction)} rows have no numbers; the {first.site.signal} "
+            f"{first.site} is the first: {first.reason}. "
+            + (f"Rules are missing: {wanted}; give one with @vp.rule." if wanted else ""),
+            VarprobeWarning,
+            stacklevel=2,
+        )
+    return prediction
+
+
+def predict_silently(
+    model: nn.Module | Callable[[], nn.Module],
+    inputs: Inputs | Callable[[int], Inputs],
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    init: Initialization | None = None,
+    laws: Mapping[str, WeightLaw] = MappingProxyType({}),
+    loss: Loss | bool | None = None,
+    draws: int = 16,
+    seed: int = 0,
+) -> Prediction:
+    """Return what `predict` returns, for a caller that shows missing rows itself."""
     if draws < 0 or draws == 1:
         raise InvalidArgumentError(
             f"draws={draws}: two draws are the fewest from which a scatter can be told; 0 leaves "

@@ -36,6 +36,9 @@ aten = torch.ops.aten
 
 NO_RULE = "no rule for this operation"
 
+LOOKS = frozenset({"aten._local_scalar_dense.default", "aten.equal.default"})
+"""Operations that hand a number of a tensor to Python, which may choose its way by it."""
+
 LINEAR = frozenset({aten.linear, aten.convolution, *VIEWS, *PERMUTATIONS, *SPATIAL})
 """Operations whose backward pass does not depend on their input."""
 
@@ -49,6 +52,8 @@ class Forward:
     shadows: dict[int, Law] = field(default_factory=dict)
     """Laws of the right layout in place of unknown ones: linear operations send gradients back
     whatever came in."""
+    look: str = ""
+    """What the model read of one draw; all that ran afterwards may follow from it."""
 
 
 def propagate(tape: Tape, sources: Mapping[int, Value]) -> Forward:
@@ -67,9 +72,10 @@ def propagate(tape: Tape, sources: Mapping[int, Value]) -> Forward:
     overwritten = Unknown("its memory was written to through another view", "in-place operation")
     forward.values.update(dict.fromkeys(tape.lost, overwritten))
     for index, operation in enumerate(tape.operations):
+        forward.look = forward.look or _find_look(operation, forward.values)
         result = _apply(operation, forward.values)
         outputs = _spread_outputs(operation, result, tape)
-        forward.values.update(outputs)
+        forward.values.update({n: _doubt(value, forward.look) for n, value in outputs.items()})
         if isinstance(result, Step):
             back = result.backward
         elif isinstance(result, Unknown):
@@ -81,6 +87,21 @@ def propagate(tape: Tape, sources: Mapping[int, Value]) -> Forward:
         reason = result if isinstance(result, Unknown) else Unknown(NO_RULE, operation.name)
         forward.backward[index] = back or replace(reason, tainted=False)
     return forward
+
+
+def _find_look(operation: Operation, values: Mapping[int, Value]) -> str:
+    """Return what an operation tells Python of numbers that another draw would not have."""
+    slots = [leaf for leaf in _leaves(operation) if isinstance(leaf, Slot)]
+    drawn = any(not isinstance(values[slot.value], Known) for slot in slots)
+    if operation.name not in LOOKS or not drawn:
+        return ""
+    return f"the model read numbers of one draw ({operation.name}), and may have acted on them"
+
+
+def _doubt(value: Value, look: str) -> Value:
+    if look and isinstance(value, Law):
+        return replace(value, standing=value.standing.approximate(look))
+    return value
 
 
 def _shadow(operation: Operation, forward: Forward, tape: Tape) -> Backward | None:

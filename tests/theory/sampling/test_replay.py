@@ -15,6 +15,7 @@ from torch import nn
 import varprobe as vp
 from varprobe.errors import InvalidArgumentError
 from varprobe.recording import Site
+from varprobe.theory import predict_silently
 from varprobe.theory.sampling import replay
 
 DRAWS = 64
@@ -219,7 +220,7 @@ class Routes(nn.Module):
 
 def test_a_model_that_cannot_run_on_other_weights_says_so() -> None:
     torch.manual_seed(0)
-    prediction = vp.predict(Routes(), torch.randn(9, 8))
+    prediction = predict_silently(Routes(), torch.randn(9, 8))
     assert prediction.meta["draws"] == 0
     row = prediction.find(Site(module="head"))
     assert row.status in ("unknown", "tainted")
@@ -246,7 +247,7 @@ def test_a_buffer_on_the_meta_device_has_no_numbers() -> None:
 
     with torch.device("meta"):
         model, x = Buffered(), torch.randn(16, 64)
-    prediction = vp.predict(model, x, init="kaiming_normal")
+    prediction = predict_silently(model, x, init="kaiming_normal")
     assert prediction.meta["draws"] == 0
     assert "a buffer is on the meta device" in str(prediction.meta["no_draws"])
 
@@ -256,7 +257,7 @@ def test_large_models_get_fewer_draws_or_none(monkeypatch: pytest.MonkeyPatch) -
     size = 4 * 64 * (1 + 3 * 6) + 6 * (64 * 64 + 64)
     for room, draws in ((size * 5, 4), (size, 0)):
         monkeypatch.setattr(replay, "MOST_ELEMENTS", room)
-        prediction = vp.predict(model, x)
+        prediction = predict_silently(model, x)
         assert prediction.meta["draws"] in (draws, draws + 1 if draws else 0)
     assert "too many to draw" in str(prediction.meta["no_draws"])
 
