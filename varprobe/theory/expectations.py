@@ -2,7 +2,7 @@
 
 Rectifier-like functions have closed forms (Cho and Saul 2009, arc-cosine kernels of order 0 and 1).
 All others go through their Hermite series, whose coefficients are integrals over one variable:
-E f(u) g(v) = Σ_k a_k b_k ρ^k (Daniely, Frostig and Singer 2016, lemma 12).
+E f(u) g(v) = Σ_k a_k b_k ρ^k (Daniely, Frostig and Singer 2016).
 """
 
 from __future__ import annotations

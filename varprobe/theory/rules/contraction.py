@@ -2,7 +2,7 @@
 
 With weights of mean zero and variance v the pairs of the output are v · fan-in features · (the sum
 of the input's pairs over equal weights), and those of the input's gradient the adjoint of the same
-map (He et al. 2015, eqs. 10 and 14; over pairs of positions: Xiao et al. 2018, eq. 2.4).
+map (He et al. 2015, eqs. 10 and 14; over pairs of positions: Xiao et al. 2018, section 2).
 """
 
 from __future__ import annotations
