@@ -105,7 +105,7 @@ class Descent:
 
     signal: Pairs
     spread: GradientSpread
-    start: tuple[Pairs, Pairs]
+    start: Tensor
     weights: list[tuple[float, Spread]]
 
 
@@ -122,8 +122,8 @@ class Direction:
         What it reads.
     grid : Grid
         Of that.
-    start : pair of (Tensor or None)
-        The state before its first step.
+    start : Tensor or None
+        Pairs of the state before its first step, as of `Layer`.
     backward : bool
         Whether it goes through the steps from the last to the first.
     """
@@ -134,7 +134,7 @@ class Direction:
         weights: Weights,
         reading: Reading,
         grid: Grid,
-        start: tuple[Tensor | None, Tensor | None],
+        start: Tensor | None,
         *,
         backward: bool,
     ) -> None:
@@ -170,11 +170,10 @@ class Direction:
     def last(self) -> tuple[Shown, Shown]:
         """The state after the last step, hidden and cell."""
         layer, lead = self.layer, self.layer.grid.lead
-        hidden, cell = (
-            layer.grid.vary([part]) for part in (layer.states[-1].hidden, layer.states[-1].cell)
-        )
-        shown, inside = self._make(layer.shown[:, -lead:, -lead:]), self._make(layer.last_cell)
+        both, state = layer.last, layer.states[-1]
+        shown, inside = self._make(both[:, :lead, :lead]), self._make(both[:, lead:, lead:])
         projected = self.weights.projection is not None
+        hidden, cell = (layer.grid.vary([part]) for part in (state.hidden, state.cell))
         return (
             Shown(shown, layer.means[-lead:], self._scatter(hidden, shown, projected=projected)),
             Shown(inside, torch.zeros(lead).double(), self._scatter(cell, inside, projected=False)),
@@ -216,7 +215,7 @@ class Direction:
         return Descent(
             signal=signal * (self._variance * self.units * self.gates),
             spread=inner,
-            start=(self._make(found.first_hidden), self._make(found.first_cell)),
+            start=found.first,
             weights=self._multiply(signal, found, inner),
         )
 

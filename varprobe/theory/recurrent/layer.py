@@ -62,8 +62,9 @@ class Layer:
         Pairs (2, P, P) of products with the input matrix, without bias.
     variances : Variances
         Of weights and biases.
-    start : pair of (Tensor or None)
-        Pairs (2, L, L) of the state before the first step, hidden and cell; None for zero.
+    start : Tensor or None
+        Pairs (2, 2 L, 2 L) of the state before the first step, the hidden state and then the cell;
+        None for zero.
     seed : int
         Of the draws.
     """
@@ -74,7 +75,7 @@ class Layer:
         grid: Grid,
         inputs: Tensor,
         variances: Variances,
-        start: tuple[Tensor | None, Tensor | None],
+        start: Tensor | None,
         seed: int,
     ) -> None:
         self.cell = cell
@@ -83,18 +84,19 @@ class Layer:
         self.particles = count_particles(grid.size)
         self.generator = torch.Generator().manual_seed(seed)
         self.columns: list[list[Tensor]] = []
-        self.states = [State(*(self.draw_step(pairs) for pairs in start))]
+        self.states = [self.draw_state(start)]
         size = (grid.steps + 1) * grid.width
         self._moments = torch.zeros(size, size, dtype=torch.float64)
         self._run(grid.join(inputs))
 
-    def draw_step(self, pairs: Tensor | None) -> Tensor:
-        """Return an array of one step, (width, particles), from its pairs (2, L, L)."""
+    def draw_state(self, pairs: Tensor | None) -> State:
+        """Return Gaussian draws of a state, or of its gradient, from pairs (2, 2 L, 2 L)."""
         if pairs is None:
-            return torch.zeros(self.grid.width, self.particles, dtype=torch.float32)
+            zero = torch.zeros(self.grid.width, self.particles, dtype=torch.float32)
+            return State(zero, zero)
         covariances = self.grid.join(pairs)
         family = Family(1, len(covariances), self.particles, self.generator)
-        return family.draw(covariances)[0]
+        return State(*family.draw(covariances)[0].chunk(2))
 
     def _run(self, inputs: Tensor) -> None:
         width, (bias_input, bias_hidden) = self.grid.width, self.variances.biases
@@ -142,9 +144,15 @@ class Layer:
         return self.grid.part(self._moments[:-width, :-width])
 
     @property
-    def last_cell(self) -> Tensor:
-        """Pairs of the cell after the last step, (2, L, L)."""
-        return self.grid.part(multiply(self.states[-1].cell, self.states[-1].cell))
+    def last(self) -> Tensor:
+        """Pairs of the state after the last step, hidden and then cell, (2, 2 L, 2 L)."""
+        width, state = self.grid.width, self.states[-1]
+        both = torch.cat([state.hidden, state.cell])
+        moments = multiply(both, both)
+        if self.variances.shown is not None:
+            moments[:width] = moments[:, :width] = 0
+        moments[:width, :width] = self._moments[-width:, -width:]
+        return self.grid.part(moments)
 
     @property
     def means(self) -> Tensor:

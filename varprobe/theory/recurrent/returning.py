@@ -24,7 +24,7 @@ NOTHING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """Pairs (2, P, P) of gradients, or (2, L, L) of one step.
+    """Pairs (2, P, P) of gradients.
 
     Parameters
     ----------
@@ -32,8 +32,8 @@ class Returned:
         Of what the two matrices made, averaged over gates.
     shown : Tensor
         Of what each step showed, from above and from the next step together.
-    first_hidden, first_cell : Tensor
-        Of the state before the first step.
+    first : Tensor
+        Of the state before the first step, hidden and then cell, (2, 2 L, 2 L).
     noise : float
         Relative variance of the mean square over draws of one feature.
     """
@@ -41,8 +41,7 @@ class Returned:
     to_input: Tensor
     to_hidden: Tensor
     shown: Tensor
-    first_hidden: Tensor
-    first_cell: Tensor
+    first: Tensor
     noise: float
 
 
@@ -67,7 +66,7 @@ class _Return:
     def __init__(self, layer: Layer, above: Tensor, last_cell: Tensor | None) -> None:
         self.layer, self.grid = layer, layer.grid
         self.above = self._reverse(self.grid.join(above))
-        self.cell = layer.draw_step(last_cell)
+        self.cell = self._draw_cell(last_cell)
         self.direct = torch.zeros_like(self.cell)
         self.together = self._find_together(last_cell)
         self.totals = torch.zeros_like(self.above)
@@ -87,15 +86,24 @@ class _Return:
             self.totals[rows, :until], self.totals[:until, rows] = row, row.mT
             hidden = family.draw(row if shown is None else row * shown[1])[0] + self.direct
             self._differentiate(self.grid.steps - 1 - met, hidden)
-        first = self._pass_matrix()[:, -width:] + self._keep(multiply(self.direct, self.direct))
+        both = torch.cat([self.direct, self.cell])
+        first = multiply(both, both) * self.together.repeat(2, 2)
+        first[:width, :width] += self._pass_matrix()[:, -width:]
         return Returned(
             to_input=self._pool(self.to_input),
             to_hidden=self._pool(self.to_hidden),
             shown=self.grid.part(self._reverse(self.totals)),
-            first_hidden=self.grid.part(first),
-            first_cell=self.grid.part(self._keep(multiply(self.cell, self.cell))),
+            first=self.grid.part(first),
             noise=self.grid.vary(gate for part in self.to_input for gate in part),
         )
+
+    def _draw_cell(self, pairs: Tensor | None) -> Tensor:
+        if pairs is None:
+            return self.layer.draw_state(None).cell
+        lead = self.grid.lead
+        both = torch.zeros(2, 2 * lead, 2 * lead, dtype=torch.float64)
+        both[:, lead:, lead:] = pairs
+        return self.layer.draw_state(both).cell
 
     def _find_together(self, last_cell: Tensor | None) -> Tensor:
         """Return which numbers of a step have gradients in common, (width, width) of 0 and 1.

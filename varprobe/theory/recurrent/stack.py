@@ -5,6 +5,7 @@ Outside the batch comes first and then the steps; inside of the layers the steps
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from varprobe.theory.fluctuations import (
 from varprobe.theory.grouped import GroupedPairs, group
 from varprobe.theory.law import Downstream, Gradient, Known, Law, Value, Weight, WeightGradient
 from varprobe.theory.layout import Axis, Dim, Layout, Role
-from varprobe.theory.pairs import Pairs
+from varprobe.theory.pairs import MOST_EXPLICIT, Pairs
 from varprobe.theory.recurrent.cells import Cell
 from varprobe.theory.recurrent.direction import (
     Descent,
@@ -79,33 +80,55 @@ class Stack:
         pairs = self.shape.forward(x.pairs)
         if isinstance(pairs, GroupedPairs):
             pairs = pairs.to_explicit()
-        if not isinstance(pairs, ExplicitPairs):
+        if not isinstance(pairs, ExplicitPairs) or pairs.positions > MOST_EXPLICIT:
             raise MissingRuleError("more steps than can be told apart in pairs")
         lead = pairs.positions // steps
         self.grid = Grid(steps, lead, pairs.samples)
         # Steps come first inside of the layers.
         self.order = torch.arange(pairs.positions).view(lead, steps).mT.flatten()
         self.back = torch.argsort(self.order)
-        self.start = [self._read_start(value) for value in call.start]
+        self.start = self._read_start()
         self.directions = self._build(pairs)
         self.standing = self._stand(call.weights[-1])
         self.shown = self._show()
         self.last = self._finish()
 
-    def _read_start(self, value: Value) -> list[Tensor | None]:
-        """Return the pairs (2, L, L) of the first state of every direction; None for zero."""
-        count = sum(len(layer) for layer in self.call.weights)
-        if isinstance(value, Known) and not bool(value.tensor.any()):
+    def _read_start(self) -> list[Tensor | None]:
+        """Return the pairs (2, 2 L, 2 L) of the first state of every direction; None for zero."""
+        count, lead, values = self.count, self.grid.lead, self.call.start
+        if all(isinstance(value, Known) and not bool(value.tensor.any()) for value in values):
             return [None] * count
+        before = _find_origin(values)
+        if before is not None and before.count == count and before.fits(self.grid):
+            return [direction.layer.last for layer in before.directions for direction in layer]
+        found = torch.zeros(count, 2, 2 * lead, 2 * lead, dtype=torch.float64)
+        for which, value in enumerate(values):
+            rows = slice(which * lead, (which + 1) * lead)
+            found[:, :, rows, rows] = self._read_state(value)
+        return list(found)
+
+    def _read_state(self, value: Value) -> Tensor:
+        """Return the pairs (directions, 2, L, L) of a hidden state or a cell."""
+        if isinstance(value, Known) and not bool(value.tensor.any()):
+            return torch.zeros((), dtype=torch.float64)
         if not isinstance(value, Law):
             raise MissingRuleError("a state before the first step with numbers of its own")
         dims = value.layout.dims
-        fits = dims[1] == self.x.layout.dims[0] and value.layout.positions_of(0) == count
+        fits = dims[1] == self.x.layout.dims[0] and value.layout.positions_of(0) == self.count
         if not fits or value.pairs.samples != self.grid.samples:
             raise MissingRuleError("a state before the first step with other axes than the input")
         pairs = value.pairs.to_explicit().values.double()
-        blocks = pairs.view(2, count, self.grid.lead, count, self.grid.lead)
-        return [blocks[:, i, :, i] for i in range(count)]
+        blocks = pairs.view(2, self.count, self.grid.lead, self.count, self.grid.lead)
+        return blocks.diagonal(dim1=1, dim2=3).movedim(-1, 0)
+
+    def fits(self, grid: Grid) -> bool:
+        """Tell whether one step of another operation has the same positions and samples."""
+        return (self.grid.lead, self.grid.samples) == (grid.lead, grid.samples)
+
+    @property
+    def count(self) -> int:
+        """Directions of all layers."""
+        return sum(len(layer) for layer in self.call.weights)
 
     def _build(self, pairs: Pairs) -> list[list[Direction]]:
         x = self.x
@@ -114,7 +137,7 @@ class Stack:
         reading = Reading(ordered, spread, self.shape.fan_in, self.shape.taps)
         built: list[list[Direction]] = []
         for number, layer in enumerate(self.call.weights):
-            starts = self._list_starts(number * len(layer), len(layer))
+            starts = self.start[number * len(layer) :]
             built.append(
                 [
                     Direction(self.call.cell, weights, reading, self.grid, start, backward=turned)
@@ -123,12 +146,6 @@ class Stack:
             )
             reading = self._read_next(built[-1])
         return built
-
-    def _list_starts(self, first: int, count: int) -> list[tuple[Tensor | None, Tensor | None]]:
-        """Return hidden state and cell before the first step of some directions."""
-        rows = [state[first : first + count] for state in self.start]
-        hidden, cell = rows if len(rows) > 1 else (rows[0], [None] * count)
-        return list(zip(hidden, cell, strict=True))
 
     def _read_next(self, directions: Sequence[Direction]) -> Reading:
         pairs = _average([d.shown.pairs for d in directions])
@@ -144,7 +161,7 @@ class Stack:
         for weight in self._list_weights():
             reason = SHARED if weight.bit & touched else reason
             touched |= weight.bit
-        begun = any(part is not None for state in self.start for part in state)
+        begun = any(state is not None for state in self.start)
         odd = self.call.cell.odd and not begun and reason is SAMPLED
         bits = [w.from_input.bit for w in weights] if odd else []
         standing = replace(self.x.standing, touched=touched, fresh=0, terms=())
@@ -171,8 +188,8 @@ class Stack:
         """Return the laws of the last states: (directions of all layers, batch, features)."""
         every = [direction for layer in self.directions for direction in layer]
         weights = [direction.weights for direction in every]
-        count, found = len(every), []
-        for which in range(len(self.start)):
+        count, found = self.count, []
+        for which in range(len(self.call.start)):
             lasts = [direction.last[which] for direction in every]
             means = torch.cat([last.means for last in lasts])
             pairs = self._stack_last([last.pairs for last in lasts], means)
@@ -181,7 +198,7 @@ class Stack:
             found.append(
                 Law(
                     layout=Layout((axes, self.x.layout.dims[0], _features(features))),
-                    field=Field(pairs, means, gaussian=False),
+                    field=_LastState(pairs, means, gaussian=False, stack=self),
                     standing=self._stand(weights),
                     field_spread=_mix_spreads(lasts),
                 )
@@ -234,12 +251,11 @@ class Stack:
 
     def _deal_last(self, gradient: Gradient | None) -> list[Pairs | None]:
         """Return the gradient of the last state of each direction."""
-        count = sum(len(layer) for layer in self.directions)
         if gradient is None:
-            return [None] * count
+            return [None] * self.count
         lead = torch.arange(self.grid.lead)
         pairs = gradient.pairs.to_explicit()
-        return [pairs.gather(lead + i * self.grid.lead) for i in range(count)]
+        return [pairs.gather(lead + i * self.grid.lead) for i in range(self.count)]
 
     def _descend(self, signal: Pairs, spread: GradientSpread, standing: Standing) -> Gradient:
         """Return the gradient of x."""
@@ -266,7 +282,9 @@ class Stack:
             if not isinstance(value, Law):
                 found.append(None)
                 continue
-            pairs = self._stack_last([d.start[which] for d in every], None)
+            rows = slice(which * self.grid.lead, (which + 1) * self.grid.lead)
+            blocks = [make_pairs(d.start[:, rows, rows], self.grid.samples) for d in every]
+            pairs = self._stack_last(blocks, None)
             spread = every[0].spread
             own = scatter_units(pairs, spread.gram, value.features)
             found.append(
@@ -300,6 +318,28 @@ class Stack:
             rows = slice(i * lead, (i + 1) * lead)
             values[:, rows, rows] = block.values.double()
         return make_pairs(values, self.grid.samples)
+
+
+@dataclass(frozen=True)
+class _LastState(Field):
+    """The field of the last hidden states, or of the last cells, of a whole operation.
+
+    Hidden state and cell depend on each other; whoever begins with both finds here how.
+    """
+
+    stack: Stack = dataclasses.field(kw_only=True)
+
+
+def _find_origin(values: Sequence[Value]) -> Stack | None:
+    """Return the operation whose last state this is: the hidden state and the cell go together."""
+    fields = [value.field for value in values if isinstance(value, Law)]
+    stacks = [field.stack for field in fields if isinstance(field, _LastState)]
+    together = len(stacks) == len(values) and all(stack is stacks[0] for stack in stacks)
+    if not together or any(
+        field is not law.field for field, law in zip(fields, stacks[0].last, strict=True)
+    ):
+        return None
+    return stacks[0]
 
 
 def _refresh(standing: Standing, bits: Sequence[int]) -> Standing:

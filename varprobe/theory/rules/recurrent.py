@@ -9,6 +9,7 @@ import torch
 
 from varprobe.errors import MissingRuleError
 from varprobe.theory.law import Downstream, Gradient, Known, Law, Noise, Step, Value, Weight
+from varprobe.theory.layout import Role
 from varprobe.theory.recurrent.cells import GRU, LSTM, RELU, TANH, Cell
 from varprobe.theory.recurrent.direction import Weights
 from varprobe.theory.recurrent.stack import Call, Stack
@@ -16,6 +17,7 @@ from varprobe.theory.rules.broadcast import keep
 from varprobe.theory.rules.linear import shape_linear
 from varprobe.theory.rules.reading import read_law
 from varprobe.theory.rules.registry import rule
+from varprobe.theory.rules.samples import tell_apart
 from varprobe.theory.rules.shape import relocate
 
 aten = torch.ops.aten
@@ -73,27 +75,39 @@ def _run(call: Call, x: Value, *, batch_first: bool) -> Step:
         x = Known(x.tensor.transpose(0, 1))
     elif not batch_first and isinstance(x, Noise):
         x = Noise((x.shape[1], x.shape[0], *x.shape[2:]))
-    law = read_law(x, feature_dim=-1)
-    inside = keep(law) if batch_first or not isinstance(x, Law) else _swap(law)
-    assert isinstance(inside.output, Law)
+    inside = _turn(read_law(x, feature_dim=-1), swapped=not batch_first and isinstance(x, Law))
+    law = inside[-1].output
+    assert isinstance(law, Law)
     matrix = call.weights[0][0].from_input
-    stack = Stack(call, inside.output, shape_linear(inside.output, matrix.shape[0]))
-    outside = keep(stack.shown) if batch_first else _swap(stack.shown)
+    stack = Stack(call, law, shape_linear(law, matrix.shape[0]))
+    outside = [keep(stack.shown) if batch_first else _swap(stack.shown)]
 
     def backward(above: Gradient | None, *last: Gradient | None) -> Sequence[Downstream]:
         down, rest = stack.send_back(_pass(outside, above), last)
         return [_pass(inside, down), *rest]
 
-    return Step((outside.output, *stack.last), backward)  # type: ignore[arg-type]
+    return Step((outside[0].output, *stack.last), backward)  # type: ignore[arg-type]
 
 
-def _pass(step: Step, gradient: Gradient | None) -> Gradient | None:
-    """Return the gradient behind a step that only moves elements."""
-    if gradient is None or step.backward is None:
-        return None
-    (found,) = step.backward(gradient)
-    assert isinstance(found, Gradient)
-    return found
+def _turn(law: Law, *, swapped: bool) -> list[Step]:
+    """Return what brings the batch before the steps, and tells the steps apart."""
+    if not swapped:
+        return [keep(law)]
+    # Where nobody said which dimension is time, the first one was taken for the samples.
+    told = tell_apart(law) if law.layout.dims[0] and law.layout.only(0, Role.SAMPLE) else keep(law)
+    assert isinstance(told.output, Law)
+    return [told, _swap(told.output)]
+
+
+def _pass(steps: Sequence[Step], gradient: Gradient | None) -> Gradient | None:
+    """Return the gradient behind steps that only move elements."""
+    for step in reversed(steps):
+        if gradient is None or step.backward is None:
+            return None
+        (found,) = step.backward(gradient)
+        assert isinstance(found, Gradient)
+        gradient = found
+    return gradient
 
 
 def _swap(law: Law) -> Step:
