@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Literal
+
+_PARTS: Iterator[int] = count(2**14)
+"""Places of bits that belong to no weight, beyond those of any model's parameters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,16 @@ class Standing:
         if self.status == "approximate":
             return self
         return replace(self, status="approximate", reason=reason)
+
+    def set_apart(self) -> Standing:
+        """Return the same for features of its own, uncorrelated with others whatever both met."""
+        bit = 1 << next(_PARTS)
+        return replace(
+            self,
+            touched=self.touched | bit,
+            fresh=self.fresh | bit,
+            terms=tuple(term | bit for term in self.terms),
+        )
 
     def is_uncorrelated(self, other: Standing) -> bool:
         """Return whether a weight of mean zero stands between the two."""

@@ -18,6 +18,7 @@ from varprobe.theory.rules import (
     pointwise,
     pooling,
     products,
+    recurrent,
     shape,
     sums,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "pointwise",
     "pooling",
     "products",
+    "recurrent",
     "rule",
     "shape",
     "sums",

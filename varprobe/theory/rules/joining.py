@@ -143,6 +143,7 @@ def _join_features(laws: Sequence[Law], dim: int, width: int | None = None) -> S
                 settled,
                 layout=law.layout if width is None else _strip(law.layout),
                 signal=settled.signal * level,
+                standing=settled.standing.set_apart(),
                 support=support,
                 awaited=awaited,
                 products=None,

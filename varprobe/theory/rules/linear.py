@@ -24,7 +24,7 @@ def linear(x: Value, weight: Value, bias: Value | None = None) -> Step:
     law = read_law(x, feature_dim=-1)
     if not isinstance(weight, Weight):
         raise MissingRuleError("the weight is not a parameter")
-    step = contract(law, weight, bias, _shape_linear(law, weight.shape[0]))
+    step = contract(law, weight, bias, shape_linear(law, weight.shape[0]))
     return _remember(step, law, weight, bias)
 
 
@@ -34,7 +34,7 @@ def addmm(bias: Value, x: Value, weight: Value) -> Step:
     law = read_law(x, feature_dim=-1)
     if not isinstance(weight, Weight):
         raise MissingRuleError("the second factor is not a parameter")
-    step = contract(law, weight, bias, _shape_linear(law, weight.shape[1]))
+    step = contract(law, weight, bias, shape_linear(law, weight.shape[1]))
     step = _remember(step, law, weight, bias)
     assert step.backward is not None
     inner = step.backward
@@ -52,7 +52,7 @@ def matmul(x: Value, weight: Value) -> Step:
     law = read_law(x, feature_dim=-1)
     if not isinstance(weight, Weight) or len(weight.shape) != 2:
         raise MissingRuleError("the second factor is not a parameter of two dimensions")
-    step = contract(law, weight, None, _shape_linear(law, weight.shape[1]))
+    step = contract(law, weight, None, shape_linear(law, weight.shape[1]))
     return _remember(step, law, weight, None)
 
 
@@ -66,7 +66,8 @@ def _remember(step: Step, x: Law, weight: Weight, bias: Value | None) -> Step:
     return replace(step, output=replace(output, mixing=Mixing.of(projection, output.features)))
 
 
-def _shape_linear(x: Law, out_features: int) -> Contraction:
+def shape_linear(x: Law, out_features: int) -> Contraction:
+    """Return the geometry of a product with a matrix over the last dimension."""
     last = len(x.layout.dims) - 1
     contracted = x.layout.dims[last]
     if any(axis.role is Role.SAMPLE for axis in contracted):
