@@ -18,6 +18,7 @@ from varprobe.theory.rules import (
     pointwise,
     pooling,
     products,
+    scores,
     shape,
     sums,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "pooling",
     "products",
     "rule",
+    "scores",
     "shape",
     "sums",
 ]
