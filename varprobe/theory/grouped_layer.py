@@ -99,8 +99,9 @@ class _Draw:
         self.draws = max(1, min(MOST_DRAWS, MOST_NUMBERS // size))
         self.x = draw_law(query.source, self.draws, self.generator, MOST_WIDTH)
         places = self.groups.places
-        self.q = query.project(self.x[:, :, places], HEADS, self.generator, places)
-        self.k = key.project(self.x, HEADS, self.generator)
+        near = self.x[:, :, places]
+        self.q = query.mix(query.project(near, HEADS, self.generator), places)
+        self.k = key.mix(key.project(self.x, HEADS, self.generator))
         # Scores (draws, 2, heads, representatives, sites): there is one batch position.
         self.weights = Weights(scores, self.q, self.k, self.generator, places)
 
@@ -176,7 +177,7 @@ class _Draw:
         return slopes
 
     def _unmix(self, stream: Stream, gradient: Tensor) -> Tensor:
-        plain = stream.unmix(gradient, self.groups.places)
+        plain = stream.unmix(gradient, rows=self.groups.places)
         return _multiply(plain, plain) / stream.width
 
     def _unmix_keys(self, near: Tensor, mixed: Tensor) -> Tensor:
@@ -189,7 +190,7 @@ class _Draw:
         key, places = self.key, self.groups.places
         sums = (near * self.groups.sizes.float()[:, None]).mT @ self.q
         found = self._unmix(key, sums)
-        squares = key.unmix(torch.ones(len(places), key.features), places, square=True)
+        squares = key.unmix(torch.ones(len(places), key.features), rows=places, square=True)
         lengths = mixed[1].diagonal() * squares.double().mean(1)
         scales = (lengths / found[1].diagonal().clamp_min(1e-300)).sqrt()
         return found * scales[:, None] * scales

@@ -68,7 +68,8 @@ class Scores:
     streams : tuple of Stream
         The same as features of a layer.
     bias : Tensor or None
-        Added to the scores, broadcastable to (lead, queries, keys); -inf where a key is hidden.
+        Added to the scores, by sample, head, batch position, query and key, each 1 where all are
+        alike; -inf where a key is hidden.
     scale : float
         Factor of the scores.
     softened : bool
@@ -157,8 +158,8 @@ class Weights:
         self.scale = scores.scale
         self.scores = query @ key.mT * scores.scale
         if scores.bias is not None:
-            bias = scores.bias
-            self.scores = self.scores + (bias if rows is None else _take_rows(bias, rows))
+            bias = scores.bias if rows is None else _take_rows(scores.bias, rows)
+            self.scores = self.scores + _deal(bias, *self.scores.shape[:3:2])
         # A query that sees no key has no weights: torch's own attention returns zeros for it.
         self.soft = torch.softmax(self.scores, -1).nan_to_num(0.0)
         self.kept: Tensor | None = None
@@ -178,6 +179,21 @@ class Weights:
     def soften_back(self, gradient: Tensor) -> Tensor:
         """Return the gradient below the softmax."""
         return self.soft * (gradient - (self.soft * gradient).sum(-1, keepdim=True))
+
+
+def _deal(bias: Tensor, draws: int, heads: int) -> Tensor:
+    """Return the bias of two samples and some heads in each draw, (draws, 2, heads, ...).
+
+    All samples have their turn, each time with another one, and so have the heads.
+    """
+    samples, known = bias.shape[:2]
+    if samples == known == 1:
+        return bias[0, 0]
+    first = torch.arange(draws) % samples
+    apart = 1 + torch.arange(draws) // samples % max(1, samples - 1)
+    both = torch.stack([first, (first + apart) % samples], dim=1)
+    chosen = torch.arange(draws * heads).view(draws, 1, heads) % known
+    return bias[both[:, :, None], chosen]
 
 
 def _take_rows(bias: Tensor, rows: Tensor) -> Tensor:

@@ -151,7 +151,8 @@ class VirtualLayer:
 def measure_scores(scores: Scores, seed: int) -> Level:
     """Return the moments of scores, or of weights."""
     generator = torch.Generator().manual_seed(seed)
-    _, (query, key) = draw_streams(scores.streams, _count_draws(scores), generator)
+    _, drawn = draw_streams(scores.streams, _count_draws(scores), generator)
+    query, key = (s.split(s.mix(z)) for s, z in zip(scores.streams, drawn, strict=True))
     weights = Weights(scores, query, key, generator)
     values = weights.passed if scores.softened else weights.scores
     return measure_level(values, scores.streams[0].heads)
@@ -166,12 +167,12 @@ def _count_draws(scores: Scores) -> int:
 def draw_streams(
     streams: Sequence[Stream], draws: int, generator: torch.Generator
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return draws of what streams read, (draws, 2, P, n), and of them, with (lead, sites, f)."""
+    """Return draws of what streams read, (draws, 2, P, n), and of what their layers make of it."""
     sources = {id(s.source): s.source for s in streams}
     drawn = {i: draw_law(law, draws, generator) for i, law in sources.items()}
     inputs = [s.place(drawn[id(s.source)]) for s in streams]
     pairs = zip(streams, inputs, strict=True)
-    return inputs, [s.split(s.project(x, HEADS, generator)) for s, x in pairs]
+    return inputs, [s.project(x, HEADS, generator) for s, x in pairs]
 
 
 class _Draw:
@@ -183,7 +184,9 @@ class _Draw:
         self.generator = torch.Generator().manual_seed(layer.seed)
         self.draws = _count_draws(layer.weights)
         streams = (self.query, self.key, layer.value)
-        self.inputs, (self.q, self.k, self.v) = draw_streams(streams, self.draws, self.generator)
+        self.inputs, self.outputs = draw_streams(streams, self.draws, self.generator)
+        pairs = zip(streams, self.outputs, strict=True)
+        self.q, self.k, self.v = (stream.split(stream.mix(z)) for stream, z in pairs)
         self.weights = Weights(layer.weights, self.q, self.k, self.generator)
 
     def gram(self, s: int, t: int) -> Tensor:
@@ -202,20 +205,20 @@ class _Draw:
         softened = self.weights.soften_back(dropped)
         scores = softened * layer.weights.scale
         return Back(
-            self._return(self.query, self.inputs[0], scores @ self.k, 1),
-            self._return(self.key, self.inputs[1], scores.mT @ self.q, heads // self.key.heads),
+            self._return(self.query, 0, scores @ self.k, 1),
+            self._return(self.key, 1, scores.mT @ self.q, heads // self.key.heads),
             self._return_values(signal, heads // layer.value.heads),
             *(measure_level(x, heads) for x in (slopes, dropped, softened)),
         )
 
-    def _return(self, stream: Stream, x: Tensor, gradient: Tensor, shared: int) -> Returned:
+    def _return(self, stream: Stream, which: int, gradient: Tensor, shared: int) -> Returned:
         """Return what comes back to a stream; ``shared`` query heads read each of its heads."""
         mixed = gradient.flatten(-3, -2)
-        plain = stream.unmix(mixed)
+        plain = stream.unmix(mixed, self.outputs[which])
         grams = [plain[:, s] @ plain[:, t].mT / stream.width for s, t in ((0, 0), (1, 1), (0, 1))]
         pairs = _pool(grams[2], (grams[0] + grams[1]) / 2)
         known = pairs if stream.mixing.index is not None else _measure(mixed)
-        products = self._multiply(x, grams)
+        products = self._multiply(self.inputs[which], grams)
         kernel = _vary_grams(grams[:2], self.query.heads)
         return Returned(known * shared, pairs * shared, products * shared, kernel)
 

@@ -206,34 +206,42 @@ def _choose_layer(weights: Scores, value: Law, stream: Stream) -> VirtualLayer |
 @lru_cache(maxsize=4)
 def _hide_future(queries: int, keys: int) -> Tensor:
     hidden = torch.ones(queries, keys, dtype=torch.bool).triu(1)
-    return torch.zeros(queries, keys).masked_fill(hidden, -math.inf)
+    return torch.zeros(1, 1, 1, queries, keys).masked_fill(hidden, -math.inf)
 
 
 def read_bias(given: Value, scores: Scores) -> Tensor:
     """Return numbers that are added to scores, or a mask of what stays, as a bias.
 
+    Returns
+    -------
+    Tensor
+        By sample, head, batch position, query and key, each of them 1 where all are alike.
+
     Raises
     ------
     MissingRuleError
-        If it has no numbers of its own, or others for other samples or heads.
+        If it has no numbers of its own.
     """
     if not isinstance(given, Known):
         raise MissingRuleError("a mask without numbers of its own")
     bias = given.tensor.detach().cpu()
     if bias.dtype == torch.bool:
         bias = torch.zeros(bias.shape).masked_fill(~bias, -math.inf)
-    bias = bias.float().reshape([1] * (len(scores.layout.dims) - bias.dim()) + list(bias.shape))
-    for dim, size in enumerate(bias.shape[:-2]):
-        if size == 1 or scores.layout.only(dim, Role.POSITION):
-            continue
-        if not bool((bias == bias.narrow(dim, 0, 1)).all()):
-            raise MissingRuleError("a mask that differs between samples or heads")
-        bias = bias.narrow(dim, 0, 1)
-    # One dimension of batch positions, also where there is none.
-    bias = bias.reshape(-1, *bias.shape[-2:])
-    if bias.shape[0] not in (1, scores.streams[0].lead):
-        raise MissingRuleError("a mask that differs between samples or heads")
-    return bias if bias.shape[0] > 1 else bias[0]
+    lead = scores.layout.dims[:-2]
+    bias = bias.float().reshape([1] * (len(lead) + 2 - bias.dim()) + list(bias.shape))
+    axes = [axis for dim in lead for axis in dim]
+    # A dimension of size 1 stands for all of its axes.
+    whole = [size > 1 for dim, size in zip(lead, bias.shape[:-2], strict=True) for _ in dim]
+    sizes = [axis.size if kept else 1 for axis, kept in zip(axes, whole, strict=True)]
+    bias = bias.reshape(*sizes, *bias.shape[-2:])
+    roles = (Role.SAMPLE, Role.FEATURE, Role.POSITION)
+    order = [[i for i, axis in enumerate(axes) if axis.role is role] for role in roles]
+    places = order[2]
+    if any(sizes[i] > 1 for i in places):
+        full = [axes[i].size if i in places else size for i, size in enumerate(sizes)]
+        bias, sizes = bias.expand(*full, -1, -1), full
+    bias = bias.permute(*order[0], *order[1], *places, -2, -1)
+    return bias.reshape(*(math.prod(sizes[i] for i in of) for of in order), *bias.shape[-2:])
 
 
 def _make_pairs(values: Tensor, like: Pairs) -> Pairs:

@@ -95,7 +95,7 @@ def weigh_by_table(x: Law, table: Tensor) -> Step:
         signal = settled.signal
         rows = weights.expand(signal.positions, -1)
         kernel = signal.outer(rows, rows) / weights.shape[1]
-        return [_hand_on(settled, x, signal=replace(signal, values=signal.values * kernel))]
+        return [hand_on(settled, x, signal=replace(signal, values=signal.values * kernel))]
 
     return Step(output, backward)
 
@@ -116,7 +116,7 @@ def _scale_positions(x: Law, weights: Tensor) -> Law:
     )
 
 
-def _hand_on(gradient: Gradient, x: Law, **changes: object) -> Gradient:
+def hand_on(gradient: Gradient, x: Law, **changes: object) -> Gradient:
     """Return the gradient of an operand of which all summands went into the result."""
     awaited = gradient.awaited
     if awaited is not None:
@@ -134,8 +134,9 @@ def carry(step: Step, x: Law, factor: float) -> Step:
     mixed = mixing.weigh(weights, output.function)
 
     def backward(gradient: Gradient) -> Sequence[Downstream]:
-        (down,) = inner(gradient)
-        return [_hand_on(down, x) if isinstance(down, Gradient) else down]
+        return [
+            hand_on(down, x) if isinstance(down, Gradient) else down for down in inner(gradient)
+        ]
 
     return Step(replace(output, mixing=mixed), backward)
 

@@ -12,7 +12,7 @@ import torch
 from varprobe.errors import MissingRuleError
 from varprobe.theory.expectations import Field
 from varprobe.theory.fluctuations import Mixture, Spread
-from varprobe.theory.law import Downstream, Gradient, Known, Law, Step, Value
+from varprobe.theory.law import Downstream, Gradient, Known, Law, Step, Value, Weight
 from varprobe.theory.lengths import multiply_lengths
 from varprobe.theory.rules.mixtures import carry, weigh_by_table
 from varprobe.theory.rules.pointwise import apply_pointwise
@@ -39,8 +39,9 @@ def multiply(x: Value | float, y: Value | float) -> Step:
             return _place(multiply_by_statistic(law, other), first=first)
         number = _read_number(other)
         if number is not None:
-            step = apply_pointwise(aten.mul.Tensor, (x, y), {})
-            return _place(carry(step, law, number), first=first)
+            step = carry(apply_pointwise(aten.mul.Tensor, (x, y), {}), law, number)
+            # A parameter is a tensor whose gradient the operation gives.
+            return step if isinstance(other, Weight) else _place(step, first=first)
     if isinstance(x, Law) and isinstance(y, Law) and x.field is not y.field:
         return gate(x, y)
     return apply_pointwise(aten.mul.Tensor, (x, y), {})
@@ -70,6 +71,8 @@ def negate(x: Value) -> Step:
 def _read_number(value: Any) -> float | None:
     if isinstance(value, Known) and value.tensor.numel() == 1:
         return float(value.tensor)
+    if isinstance(value, Weight) and value.law.variance <= 1e-12 * value.law.second_moment:
+        return value.law.mean
     return float(value) if isinstance(value, int | float) else None
 
 

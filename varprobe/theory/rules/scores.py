@@ -231,7 +231,7 @@ def _read_number(value: Any) -> float:
 
 def _read_array(value: Any, scores: Scores) -> torch.Tensor:
     if isinstance(value, int | float):
-        return torch.full((1, 1), float(value))
+        return torch.full((1, 1, 1, 1, 1), float(value))
     if isinstance(value, Known) and value.tensor.dtype == torch.bool:
         value = Known(value.tensor.float())
     return read_bias(value, scores)
