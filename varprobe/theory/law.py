@@ -136,6 +136,13 @@ class Weight:
 
 
 @dataclass(frozen=True, slots=True)
+class Complex:
+    """Complex numbers: the array of their real and imaginary parts, by its last dimension."""
+
+    parts: Law
+
+
+@dataclass(frozen=True, slots=True)
 class Known:
     """A tensor whose numbers are given: an input, a buffer, and what is made of them."""
 
@@ -184,7 +191,7 @@ class Ignored:
     shape: tuple[int, ...] = ()
 
 
-Value: TypeAlias = "Law | Weight | Known | Noise | Unknown | Ignored | Scores"
+Value: TypeAlias = "Law | Weight | Known | Noise | Unknown | Ignored | Scores | Complex"
 
 
 @dataclass(frozen=True, kw_only=True)

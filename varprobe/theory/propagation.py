@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from varprobe.errors import MissingRuleError
 from varprobe.theory.law import (
     Backward,
+    Complex,
     Downstream,
     Gradient,
     Ignored,
@@ -125,7 +126,7 @@ def _apply(operation: Operation, values: Mapping[int, Value]) -> Any:
     args, kwargs = pytree.tree_map_only(
         Slot, lambda slot: values[slot.value], (operation.args, operation.kwargs)
     )
-    if not any(isinstance(value, Law | Weight | Noise | Scores) for value in given):
+    if not any(isinstance(value, Law | Weight | Noise | Scores | Complex) for value in given):
         known = operation.op is not None and all(isinstance(value, Known) for value in given)
         return _fold(operation, args, kwargs) if known else Ignored()
     scored = any(isinstance(value, Scores) for value in given) and operation.op is not None

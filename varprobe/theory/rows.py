@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from varprobe.recording import Site
 from varprobe.theory.backpropagation import Arriving
 from varprobe.theory.law import (
+    Complex,
     Gradient,
     Known,
     Law,
@@ -22,6 +23,8 @@ from varprobe.theory.sampling.estimate import Estimate
 from varprobe.theory.scores import Level, Scores, ScoresGradient
 from varprobe.theory.standing import Standing
 from varprobe.theory.tracer import Output
+
+COMPLEX = "moments of complex numbers are not predicted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +108,8 @@ def expect_activation(output: Output, value: Value, drawn: Estimate | str) -> Ex
         )
     if isinstance(value, Weight):
         return _row(site, output.kind, output.depth, value.law.mean, value.law.second_moment, 0.0)
+    if isinstance(value, Complex):
+        return _unknown(site, output.kind, output.depth, "unknown", COMPLEX)
     if isinstance(value, Scores):
         return _row_of_scores(site, output, value.level, value.standing)
     assert isinstance(value, Law)
@@ -127,6 +132,8 @@ def expect_gradient(
     site = Site(module=output.module, call=output.call, output=output.path, signal="gradient")
     if isinstance(gradient, Unknown):
         return _estimate(site, output.kind, output.depth, gradient, drawn)
+    if isinstance(value, Complex):
+        return _unknown(site, output.kind, output.depth, "unknown", COMPLEX)
     if isinstance(gradient, ScoresGradient):
         return _row_of_scores(site, output, gradient.level, gradient.standing)
     assert isinstance(gradient, Gradient)

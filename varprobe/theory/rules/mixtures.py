@@ -82,7 +82,7 @@ def weigh_by_table(x: Law, table: Tensor) -> Step:
     """Return x times given numbers."""
     weights = read_table(table, x.layout)
     mixing = x.mixed
-    if mixing is not None and _is_centred(x):
+    if mixing is not None and is_centred(x):
         mixed = mixing.weigh(weights, IDENTITY)
         output = build_mixed(mixed, x.layout, x, x.standing)
     elif weights.shape[1] == 1:
@@ -100,7 +100,7 @@ def weigh_by_table(x: Law, table: Tensor) -> Step:
     return Step(output, backward)
 
 
-def _is_centred(x: Law) -> bool:
+def is_centred(x: Law) -> bool:
     """Tell whether all means are zero up to rounding."""
     return bool((x.means.square() <= ROUNDING * x.pairs.second_moments).all())
 
@@ -146,7 +146,7 @@ def add_mixed(x: Law, y: Law, alpha: float) -> Step | None:
     first, second = x.mixed, y.mixed
     if first is None or second is None or x.layout != y.layout or not first.adds_to(second):
         return None
-    if not (_is_centred(x) and _is_centred(y)):
+    if not (is_centred(x) and is_centred(y)):
         return None
     if alpha != 1.0:
         second = second.weigh(torch.full((1, 1), alpha), IDENTITY)

@@ -17,6 +17,7 @@ from varprobe.theory.lengths import multiply_lengths
 from varprobe.theory.rules.mixtures import carry, weigh_by_table
 from varprobe.theory.rules.pointwise import apply_pointwise
 from varprobe.theory.rules.registry import rule
+from varprobe.theory.rules.rotation import multiply_complex
 from varprobe.theory.rules.samples import are_grouped_alike
 from varprobe.theory.rules.statistics import (
     divide_by_statistic,
@@ -30,6 +31,9 @@ aten = torch.ops.aten
 @rule(aten.mul.Tensor, aten.mul_.Tensor)
 def multiply(x: Value | float, y: Value | float) -> Step:
     """Return x y."""
+    turned = multiply_complex(x, y)
+    if turned is not None:
+        return turned
     for law, other, first in ((x, y, True), (y, x, False)):
         if not isinstance(law, Law):
             continue
