@@ -14,6 +14,7 @@ from varprobe.theory.expectations import Field
 from varprobe.theory.fluctuations import Mixture, Spread
 from varprobe.theory.law import Downstream, Gradient, Known, Law, Step, Value, Weight
 from varprobe.theory.lengths import multiply_lengths
+from varprobe.theory.positions import LinearMap
 from varprobe.theory.rules.mixtures import carry, weigh_by_table
 from varprobe.theory.rules.pointwise import apply_pointwise
 from varprobe.theory.rules.registry import rule
@@ -26,6 +27,8 @@ from varprobe.theory.rules.statistics import (
 )
 
 aten = torch.ops.aten
+
+GATED = "a gate that is made of what it multiplies"
 
 
 @rule(aten.mul.Tensor, aten.mul_.Tensor)
@@ -47,7 +50,7 @@ def multiply(x: Value | float, y: Value | float) -> Step:
             # A parameter is a tensor whose gradient the operation gives.
             return step if isinstance(other, Weight) else _place(step, first=first)
     if isinstance(x, Law) and isinstance(y, Law) and x.field is not y.field:
-        return gate(x, y)
+        return _gate_alike(x, y)
     return apply_pointwise(aten.mul.Tensor, (x, y), {})
 
 
@@ -89,6 +92,51 @@ def _place(step: Step, *, first: bool) -> Step:
     return Step(step.output, lambda gradient: [None, *inner(gradient)])
 
 
+def _gate_alike(x: Law, y: Law) -> Step:
+    """Return the product; of two arrays one may have a number for all positions of a sample."""
+    if x.layout == y.layout:
+        return gate(x, y)
+    steps = [repeat_over(x, y), repeat_over(y, x)]
+    first, second = (step.output for step in steps)
+    assert isinstance(first, Law)
+    assert isinstance(second, Law)
+    product = gate(first, second)
+
+    def backward(gradient: Gradient) -> Sequence[Downstream]:
+        parts = product.backward(gradient)  # type: ignore[misc]
+        return [step.backward(part)[0] for step, part in zip(steps, parts, strict=True)]  # type: ignore[misc]
+
+    return Step(product.output, backward)
+
+
+def repeat_over(x: Law, other: Law) -> Step:
+    """Return x at all positions of another array, where it has one position itself."""
+    pairs = other.pairs
+    dims = zip(x.layout.dims, other.layout.dims, strict=False)
+    fits = len(x.layout.dims) == len(other.layout.dims) and all(a in ((), b) for a, b in dims)
+    if x.layout == other.layout or x.pairs.positions > 1 or not fits:
+        return Step(x, lambda gradient: [gradient])
+    if x.pairs.samples != pairs.samples or x.features != other.features:
+        raise MissingRuleError("factors meet whose axes differ")
+    settled = x.settle()
+    values = settled.pairs.to_explicit().values.view(2, *[1] * (pairs.values.dim() - 1))
+    repeated = replace(pairs, values=values.to(pairs.values.dtype).expand_as(pairs.values))
+    output = Law(
+        layout=other.layout,
+        field=Field(repeated, settled.means.expand(pairs.positions), settled.gaussian),
+        standing=x.standing,
+        field_spread=x.spread,
+    )
+    total = LinearMap((torch.ones(1, pairs.positions, dtype=torch.float64),))
+
+    def backward(gradient: Gradient) -> Sequence[Downstream]:
+        settled = gradient.settle()
+        signal = settled.signal.transform(total).to_explicit()
+        return [replace(settled, layout=x.layout, signal=signal)]
+
+    return Step(output, backward)
+
+
 def gate(x: Law, y: Law) -> Step:
     """Return the product of two arrays that are independent given what both were made of.
 
@@ -102,6 +150,10 @@ def gate(x: Law, y: Law) -> Step:
     standing = x.standing.merge(y.standing)
     fresh = x.standing.fresh & ~y.standing.touched if not bool(x.means.any()) else 0
     fresh |= y.standing.fresh & ~x.standing.touched if not bool(y.means.any()) else 0
+    own = _find_gated(x, y)
+    if own is not None and not fresh:
+        # The gate knows what it multiplies by its size alone, which is sure at infinite width.
+        standing, fresh = standing.approximate(GATED), own.standing.fresh
     output = Law(
         layout=x.layout,
         field=Field(x.pairs * y.pairs, x.means * y.means, gaussian=False),
@@ -124,9 +176,8 @@ def gate(x: Law, y: Law) -> Step:
 
 
 def _are_independent(x: Law, y: Law) -> bool:
-    """Tell whether each has a weight of mean zero that the other has not seen."""
-    first, second = x.standing, y.standing
-    if first.fresh & ~second.touched and second.fresh & ~first.touched:
+    """Tell whether one has a weight of mean zero that the other has not seen."""
+    if _find_gated(x, y) is not None:
         return True
     a, b = x.mixing, y.mixing
     return (
@@ -135,6 +186,14 @@ def _are_independent(x: Law, y: Law) -> bool:
         and a.projection is b.projection
         and not bool(torch.isin(a.used, b.used).any())
     )
+
+
+def _find_gated(x: Law, y: Law) -> Law | None:
+    """Return the array that has not seen a fresh weight of the other, the gate."""
+    first, second = x.standing, y.standing
+    if second.fresh & ~first.touched:
+        return x
+    return y if first.fresh & ~second.touched else None
 
 
 def _multiply_spreads(x: Law, y: Law) -> Spread:
