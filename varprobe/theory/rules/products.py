@@ -15,6 +15,7 @@ from varprobe.theory.fluctuations import Mixture, Spread
 from varprobe.theory.law import Downstream, Gradient, Known, Law, Step, Value, Weight
 from varprobe.theory.lengths import multiply_lengths
 from varprobe.theory.positions import LinearMap
+from varprobe.theory.rules.broadcast import broadcast, keep
 from varprobe.theory.rules.mixtures import carry, weigh_by_table
 from varprobe.theory.rules.pointwise import apply_pointwise
 from varprobe.theory.rules.registry import rule
@@ -110,12 +111,15 @@ def _gate_alike(x: Law, y: Law) -> Step:
 
 
 def repeat_over(x: Law, other: Law) -> Step:
-    """Return x at all positions of another array, where it has one position itself."""
+    """Return x at all positions of another array, where it has one for each sample."""
     pairs = other.pairs
     dims = zip(x.layout.dims, other.layout.dims, strict=False)
     fits = len(x.layout.dims) == len(other.layout.dims) and all(a in ((), b) for a, b in dims)
-    if x.layout == other.layout or x.pairs.positions > 1 or not fits:
-        return Step(x, lambda gradient: [gradient])
+    if x.layout == other.layout or not fits:
+        return keep(x)
+    if x.pairs.positions > 1:
+        # Samples are told apart, and few: so are all positions.
+        return broadcast(x, other.layout)
     if x.pairs.samples != pairs.samples or x.features != other.features:
         raise MissingRuleError("factors meet whose axes differ")
     settled = x.settle()
