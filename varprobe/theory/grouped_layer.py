@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from varprobe.errors import MissingRuleError
+from varprobe.theory.fluctuations import scatter_units
 from varprobe.theory.grouped import GroupedPairs
 from varprobe.theory.scores import Level, Scores, Weights
 from varprobe.theory.streams import Stream, draw_law, draw_pairs
@@ -23,6 +24,7 @@ from varprobe.theory.virtual_layer import (
     Output,
     Returned,
     measure_level,
+    vary,
 )
 
 MOST_WIDTH = 256
@@ -51,9 +53,14 @@ class GroupedLayer:
         passed = _fold(draw.weights.passed, draw.x)
         level = self.value.variance * self.value.source.features
         pairs = _multiply(passed, passed) * level / passed.shape[-1] + self.value.offset
-        sizes = passed.square().sum(-1).double().mean((1, 3))
-        kernel = sizes.var(1).mean() / sizes.mean().square() / draw.query.heads
-        return Output(pairs, float(kernel))
+        sizes = passed.square().sum(-1).double().mean(3)
+        samples, heads = self.value.source.pairs.samples, draw.query.heads
+        # Heads that read the same values scatter together.
+        units = self.value.heads * self.value.features
+        gram = self.value.source.field_spread.gram
+        like = replace(self.value.source.pairs, values=pairs)
+        own = scatter_units(like, gram, units)
+        return Output(pairs, vary(sizes, samples, heads), own, gram)
 
     def backward(self, signal: Tensor) -> Back:
         """Return the gradients of query, key and value by representatives."""
@@ -107,7 +114,8 @@ class _Draw:
 
     def measure(self, values: Tensor) -> Level:
         """Return the moments of an array of scores, each query as often as it stands for others."""
-        return measure_level(values.unsqueeze(3), self.query.heads, self.groups.sizes)
+        samples = self.query.source.pairs.samples
+        return measure_level(values.unsqueeze(3), samples, self.query.heads, self.groups.sizes)
 
     def go_back(self, signal: Tensor, value: Stream) -> Back:
         """Return the gradients, products left out, for a gradient of unit size."""

@@ -34,10 +34,24 @@ MOST_NUMBERS = 2**24
 
 @dataclass(frozen=True)
 class Output:
-    """Pairs of the output, float64 (2, P, P), and the relative variance of its second moment."""
+    """What is found of the output.
+
+    Parameters
+    ----------
+    pairs : Tensor
+        Float64 (2, P, P).
+    kernel : float
+        Relative variance over draws of the second moment that is expected of them.
+    own : float
+        Relative variance about that, from the finite number of values' features.
+    gram : float
+        Variance of the entries of the Gram matrix, relative to the squared second moment.
+    """
 
     pairs: Tensor
     kernel: float
+    own: float
+    gram: float
 
 
 @dataclass(frozen=True)
@@ -134,7 +148,21 @@ class VirtualLayer:
         same = [draw.gram(s, s) for s in (0, 1)]
         differ = draw.gram(0, 1)
         pairs = _pool(differ, (same[0] + same[1]) / 2)
-        return Output(pairs, _vary_grams(same, self.weights.streams[0].heads))
+        heads = self.weights.streams[0].heads
+        scale = float(pairs[1].diagonal().mean()) ** 2
+        shared = heads // self.value.heads
+        square = draw.average([same[0].square(), same[1].square()], differ.square())
+        if shared > 1:
+            # Heads that read the same values scatter together, as far as they weigh them alike.
+            other = [draw.gram(s, t, 1).square() for s, t in ((0, 0), (1, 1), (0, 1))]
+            square += (shared - 1) * draw.average(other[:2], other[2])
+        moved = draw.average([g.mean(1).var(0) for g in same], differ.mean(1).var(0))
+        return Output(
+            pairs,
+            kernel=_vary_grams(same, self.samples, heads),
+            own=2 * square / (heads * self.value.features * max(scale, 1e-300)),
+            gram=moved / max(scale, 1e-300),
+        )
 
     def backward(self, signal: Tensor) -> Back:
         """Return the gradients of the streams, given the pairs (2, P, P) of that of the output."""
@@ -155,7 +183,8 @@ def measure_scores(scores: Scores, seed: int) -> Level:
     query, key = (s.split(s.mix(z)) for s, z in zip(scores.streams, drawn, strict=True))
     weights = Weights(scores, query, key, generator)
     values = weights.passed if scores.softened else weights.scores
-    return measure_level(values, scores.streams[0].heads)
+    samples = scores.query.pairs.samples
+    return measure_level(values, samples, scores.streams[0].heads)
 
 
 def _count_draws(scores: Scores) -> int:
@@ -189,11 +218,18 @@ class _Draw:
         self.q, self.k, self.v = (stream.split(stream.mix(z)) for stream, z in pairs)
         self.weights = Weights(layer.weights, self.q, self.k, self.generator)
 
-    def gram(self, s: int, t: int) -> Tensor:
-        """Return A_s K_v A_tᵀ for two samples, (draws, heads, P, P)."""
+    def average(self, same: Sequence[Tensor], differ: Tensor) -> float:
+        """Return the average over pairs of positions of all samples."""
+        share = 1 / self.layer.samples
+        alike = sum(float(x.double().mean()) for x in same) / len(same)
+        return share * alike + (1 - share) * float(differ.double().mean())
+
+    def gram(self, s: int, t: int, shift: int = 0) -> Tensor:
+        """Return A_s K_v A_tᵀ for two samples, (draws, heads, P, P), or of a head and another."""
         stream, x = self.layer.value, self.inputs[2]
         inner = stream.variance * (x[:, s] @ x[:, t].mT) + stream.offset
-        return _sandwich(self.weights.passed[:, s], inner[:, None], self.weights.passed[:, t])
+        passed = self.weights.passed
+        return _sandwich(passed[:, s], inner[:, None], passed[:, t].roll(shift, 1))
 
     def go_back(self, signal: Tensor, dy: Tensor) -> Back:
         """Return the gradients, given a unit law and draws (draws, heads, 2, P, f) of it."""
@@ -208,7 +244,7 @@ class _Draw:
             self._return(self.query, 0, scores @ self.k, 1),
             self._return(self.key, 1, scores.mT @ self.q, heads // self.key.heads),
             self._return_values(signal, heads // layer.value.heads),
-            *(measure_level(x, heads) for x in (slopes, dropped, softened)),
+            *(measure_level(x, layer.samples, heads) for x in (slopes, dropped, softened)),
         )
 
     def _return(self, stream: Stream, which: int, gradient: Tensor, shared: int) -> Returned:
@@ -219,7 +255,8 @@ class _Draw:
         pairs = _pool(grams[2], (grams[0] + grams[1]) / 2)
         known = pairs if stream.mixing.index is not None else _measure(mixed)
         products = self._multiply(self.inputs[which], grams)
-        kernel = _vary_grams(grams[:2], self.query.heads)
+        # Queries that share their keys and values get gradients that scatter together.
+        kernel = _vary_grams(grams[:2], self.layer.samples, self.key.heads)
         return Returned(known * shared, pairs * shared, products * shared, kernel)
 
     def _return_values(self, signal: Tensor, shared: int) -> Returned:
@@ -229,7 +266,7 @@ class _Draw:
             for s, t, b in ((0, 0, 1), (1, 1, 1), (0, 1, 0))
         ]
         pairs = _pool(grams[2], (grams[0] + grams[1]) / 2) * shared
-        kernel = _vary_grams(grams[:2], self.query.heads)
+        kernel = _vary_grams(grams[:2], self.layer.samples, self.query.heads)
         products = self._multiply(self.inputs[2], grams) * shared
         return Returned(pairs, pairs, products, kernel, averaged=True)
 
@@ -244,15 +281,15 @@ class _Draw:
         return max(0.0, count * (same + other) / 2 + count * (count - 1) * differ)
 
 
-def measure_level(values: Tensor, heads: int, shares: Tensor | None = None) -> Level:
+def measure_level(values: Tensor, samples: int, heads: int, shares: Tensor | None = None) -> Level:
     """Return the moments of draws (draws, 2, heads, lead, queries, keys), hidden keys left out.
 
     Parameters
     ----------
     values : Tensor
         The draws.
-    heads : int
-        Heads of the real layer.
+    samples, heads : int
+        Of the real layer.
     shares : Tensor or None
         For how many queries each stands.
     """
@@ -261,28 +298,45 @@ def measure_level(values: Tensor, heads: int, shares: Tensor | None = None) -> L
     sums = torch.stack([kept.sum(-1), kept.square().sum(-1), shown.sum(-1)]).double()
     if shares is not None:
         sums = sums * shares
-    mean, square, count = sums.sum((-2, -1)).mean(2)
+    mean, square, count = sums.sum((-2, -1))
     count = count.clamp_min(1)
     squares = square / count
-    return Level(float((mean / count).mean()), float(squares.mean()), _vary(squares, heads))
+    return Level(float((mean / count).mean()), float(squares.mean()), vary(squares, samples, heads))
 
 
-def _vary_grams(same: list[Tensor], heads: int) -> float:
+def _vary_grams(same: list[Tensor], samples: int, heads: int) -> float:
     """Return the relative variance of the second moment over draws, given Grams of two samples."""
-    levels = torch.stack([g.diagonal(dim1=-2, dim2=-1).mean(-1) for g in same]).mean(0).double()
-    return _vary(levels, heads)
+    levels = torch.stack([g.diagonal(dim1=-2, dim2=-1).mean(-1) for g in same], dim=1)
+    return vary(levels.double(), samples, heads)
 
 
-def _vary(levels: Tensor, heads: int) -> float:
-    """Return the relative variance of second moments (draws, heads).
+def vary(levels: Tensor, samples: int, heads: int) -> float:
+    """Return the relative variance of an average over samples and heads.
 
-    Some heads pass more than others, and all of them more for some inputs.
+    Some inputs pass more than others, and some heads do. What draws of two samples and some heads
+    have in common is told from what each has alone, since the real layer has other numbers of them.
+
+    Parameters
+    ----------
+    levels : Tensor
+        Second moments, (draws, 2, heads).
+    samples, heads : int
+        Of the real layer.
     """
-    if len(levels) < 2:
+    count, _, drawn = levels.shape
+    if count < 2:
         return 0.0
-    apart = levels.var(1).mean()
-    common = (levels.mean(1).var(0) - apart / HEADS).clamp_min(0)
-    return float((common + apart / heads) / levels.mean().square().clamp_min(1e-300))
+    deviations = (levels - levels.mean(0)).view(count, 2, drawn)
+    products = torch.einsum("dsh,dtk->stkh", deviations, deviations) / (count - 1)
+    same, differ = products[[0, 1], [0, 1]].mean(0), products[[0, 1], [1, 0]].mean(0)
+    one = torch.eye(drawn, dtype=torch.bool)
+    # Products of a few draws scatter: no part of a variance is below zero.
+    every = max(0.0, float(differ[~one].mean()))
+    by_sample = max(0.0, float(same[~one].mean()) - every)
+    by_head = max(0.0, float(differ[one].mean()) - every)
+    rest = max(0.0, float(same[one].mean()) - every - by_sample - by_head)
+    total = every + by_sample / samples + by_head / heads + rest / (samples * heads)
+    return total / max(float(levels.mean()) ** 2, 1e-300)
 
 
 def _sandwich(left: Tensor, inner: Tensor, right: Tensor) -> Tensor:

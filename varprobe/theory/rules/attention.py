@@ -126,18 +126,16 @@ def gather(weights: Scores, value: Law) -> Step:
     found = layer.forward()
     pairs = _make_pairs(found.pairs, weights.query.pairs)
     output_layout = weights.layout.replace(len(weights.layout.dims) - 1, value.layout.dims[-1])
-    units = output_layout.count(Role.FEATURE)
     merged = weights.standing.merge(value.standing)
     standing = replace(merged.approximate(SAMPLED), fresh=value.standing.fresh)
-    gram = value.field_spread.gram
     output = Law(
         layout=output_layout,
         field=Field(pairs, torch.zeros(pairs.positions, dtype=torch.float64), gaussian=False),
         standing=standing,
         field_spread=Spread(
             kernel=(1 + found.kernel) * (1 + value.field_spread.kernel) - 1,
-            own=scatter_units(pairs, gram, units),
-            gram=gram,
+            own=found.own,
+            gram=max(found.gram, value.field_spread.gram),
         ),
     )
 
