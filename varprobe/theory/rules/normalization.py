@@ -190,7 +190,9 @@ def rescale(
         spread = replace(gradient.settle().signal_spread, tilt=-1.0, echo=0.0, projected=1.0)
         if inner == 1:
             unit = _find_unit(x, centres, scales)
-            spread = replace(spread, rest=spread.rest + _scatter_lengths(unit, signal, units))
+            # It is the length that a draw really has, finite units and all.
+            lengths = x.spread.own + _scatter_lengths(unit, signal, units)
+            spread = replace(spread, rest=spread.rest + lengths)
             signal = signal * _project_out(x, unit, gradient, units, centred=centred)
         down = Gradient(
             layout=x.layout,
