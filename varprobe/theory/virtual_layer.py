@@ -70,6 +70,8 @@ class Returned:
         Relative variance of the second moment over draws.
     averaged : bool
         Whether the gradient that came in was averaged over, not drawn.
+    leverage : float
+        Of the scatter of the entries of its Gram matrix, in the kernel.
     """
 
     mixed: Tensor
@@ -77,6 +79,7 @@ class Returned:
     products: float
     kernel: float
     averaged: bool = False
+    leverage: float = 0.0
 
     def scale(self, level: float) -> Returned:
         """Return the same for a gradient that is ``level`` times as large, squared."""
@@ -268,7 +271,20 @@ class _Draw:
         pairs = _pool(grams[2], (grams[0] + grams[1]) / 2) * shared
         kernel = _vary_grams(grams[:2], self.layer.samples, self.query.heads)
         products = self._multiply(self.inputs[2], grams) * shared
-        return Returned(pairs, pairs, products, kernel, averaged=True)
+        return Returned(pairs, pairs, products, kernel, averaged=True, leverage=self._lift(signal))
+
+    def _lift(self, signal: Tensor) -> float:
+        """Return how the scatter of the gradient's Gram entries counts in what values get.
+
+        That is Σ M G over pairs of queries, for M = A Aᵀ and the Gram matrix G of each sample.
+        """
+        passed = self.weights.passed
+        weights = (passed @ passed.mT).double().mean((0, 1, 2))
+        lead, sites = weights.shape[:2]
+        blocks = signal[1].double().view(lead, sites, lead, sites)
+        total = torch.einsum("lij,lilj->", weights, blocks)
+        squares = weights.square().sum() - weights.diagonal(dim1=1, dim2=2).square().sum()
+        return float(2 * squares / total.square().clamp_min(1e-300)) / self.layer.samples
 
     def _multiply(self, x: Tensor, grams: list[Tensor]) -> float:
         """Return the mean square of Σ g x over all samples and positions, given Grams of g."""

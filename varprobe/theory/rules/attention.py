@@ -256,7 +256,8 @@ def _send_back(gradient: Gradient, law: Law, stream: Stream, part: Returned) -> 
         awaited = Awaited(pairs, part.products, mixing.used, mixing.count, mixing.count, None)
     signal = _make_pairs(part.mixed, law.pairs)
     spread = gradient.settle().signal_spread
-    kernel = (1 + spread.kernel) * (1 + part.kernel) - 1
+    moved = (1 + part.kernel) * (1 + spread.gram * part.leverage)
+    kernel = (1 + spread.kernel) * moved - 1
     # Draws scatter by their number of units already; what is averaged by formula does not.
     own, gram = 0.0, spread.gram + 2 / law.features
     if part.averaged:
