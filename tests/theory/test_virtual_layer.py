@@ -79,8 +79,23 @@ def test_dropout_of_attention_weights_raises_the_second_moment():
     assert found[1] - found[0] == pytest.approx(64e-6 / 10, rel=0.05)
 
 
-def by_hand(query, key, value):
-    return torch.softmax(query @ key.mT, -1) @ value
+def rectified(query, key, value):
+    return torch.relu(query @ key.mT) @ value
+
+
+def mixed_heads(query, key, value):
+    return torch.softmax(query @ key.mT, -1).flip(1) @ value
+
+
+def blind(query, key, value):
+    hidden = torch.zeros(10, 10, dtype=torch.bool)
+    hidden[3] = True
+    return torch.softmax((query @ key.mT).masked_fill(hidden, -torch.inf), -1) @ value
+
+
+def read_twice(query, key, value):
+    weights = torch.softmax(query @ key.mT, -1)
+    return weights @ value + weights @ (weights @ value)
 
 
 def shared(query, key, value):
@@ -99,7 +114,7 @@ def masked_by_sample(query, key, value):
     return F.scaled_dot_product_attention(query, key, value, MASK)
 
 
-@pytest.mark.parametrize("call", [by_hand, shared, bent])
+@pytest.mark.parametrize("call", [rectified, mixed_heads, read_twice, blind, shared, bent])
 def test_what_is_beyond_it_is_left_to_draws(call):
     x = torch.randn(40, 10, 64)
     prediction = predict_silently(lambda: Attention(call), x, init="lecun_normal", draws=0)
@@ -110,11 +125,30 @@ def test_what_is_beyond_it_is_left_to_draws(call):
     assert "draws" in estimated.find(Site(module="value")).reason
 
 
-def test_a_mask_that_differs_from_sample_to_sample_needs_samples_told_apart():
+def test_a_mask_that_differs_from_sample_to_sample_is_averaged():
+    # Samples of a given batch are told apart; of any batch the average over masks is taken.
     given, any_batch = torch.randn(2, 10, 64), torch.empty(2, 10, 64, device="meta")
-    build, init = (lambda: Attention(masked_by_sample)), "lecun_normal"
-    assert not predict_silently(build, given, init=init, draws=0).unsupported
-    refused = predict_silently(build, any_batch, init=init, draws=0)
-    assert refused.unsupported
-    row = refused.find(Site(module="value"))
-    assert "differs between samples" in row.reason
+    rows = []
+    for x in (given, any_batch):
+        build = lambda: Attention(masked_by_sample)  # noqa: E731
+        prediction = vp.predict(build, x, init="normal(std=0.001)", draws=0)
+        assert not prediction.unsupported
+        rows.append(prediction.find(Site(module="value")))
+    # Vanishing scores of causal sites: the mean over 1, ..., 10 keys, and over 1, ..., 5, 5, ....
+    seen = [*range(1, 11), *range(1, 6), *[5] * 5]
+    expected = 64e-6 * sum(1 / n for n in seen) / len(seen)
+    assert rows[1].second_moment == pytest.approx(expected, rel=0.03)
+    assert rows[0].second_moment == pytest.approx(expected, rel=0.15)  # ten given numbers
+
+
+def test_a_bias_by_head_is_dealt_to_the_virtual_heads():
+    # Two of four heads see the first key alone, the others all ten, which they average.
+    bias = torch.zeros(4, 10, 10)
+    bias[:2, :, 1:] = -torch.inf
+    row = vp.predict(
+        lambda: Attention(attn_mask=bias),
+        torch.empty(2, 10, 64, device="meta"),
+        init="normal(std=0.001)",
+        draws=0,
+    ).find(Site(module="value"))
+    assert row.second_moment == pytest.approx(64e-6 * (1 + 1 / 10) / 2, rel=0.03)

@@ -24,12 +24,13 @@ from varprobe.theory.law import (
 from varprobe.theory.parts import add_parts, join_gradients
 from varprobe.theory.propagation import Forward
 from varprobe.theory.rules.reading import default_feature_dim, read_law
+from varprobe.theory.scores import ScoresGradient
 from varprobe.theory.tracer import Slot, Tape
 
 MOST_PARTS = 4
 """Parts of a gradient with factors of their own that are told apart."""
 
-Arriving = Gradient | WeightGradient | Unknown
+Arriving = Gradient | WeightGradient | ScoresGradient | Unknown
 
 
 def pull_back(
@@ -108,8 +109,8 @@ def add_gradients(first: Arriving, second: Arriving) -> Arriving:
             first.spread,
             standing.approximate("weights are used more than once"),
         )
-    assert isinstance(first, Gradient)
-    assert isinstance(second, Gradient)
+    if not isinstance(first, Gradient) or not isinstance(second, Gradient):
+        return Unknown("attention weights are read more than once", "sum of gradients", True)
     merged = _add_factors(first, second) or add_parts(first, second)
     if merged is not None:
         return merged

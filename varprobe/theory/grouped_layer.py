@@ -6,15 +6,26 @@ the pairs of everything are those of the representatives of `varprobe.theory.gro
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from varprobe.errors import MissingRuleError
+from varprobe.theory.fluctuations import scatter_units
 from varprobe.theory.grouped import GroupedPairs
+from varprobe.theory.scores import Level, Scores, Weights
 from varprobe.theory.streams import Stream, draw_law, draw_pairs
-from varprobe.theory.virtual_layer import HEADS, MOST_DRAWS, Output, Returned
+from varprobe.theory.virtual_layer import (
+    HEADS,
+    MOST_DRAWS,
+    Back,
+    Output,
+    Returned,
+    measure_level,
+    vary,
+)
 
 MOST_WIDTH = 256
 """Features of the input that are drawn; more of them move second moments by less than a
@@ -32,116 +43,118 @@ SAMPLES = ((0, 0), (1, 1), (0, 1))
 class GroupedLayer:
     """Attention of a sequence to itself; see `varprobe.theory.virtual_layer.VirtualLayer`."""
 
-    query: Stream
-    key: Stream
+    weights: Scores
     value: Stream
-    bias: Tensor | None
-    scale: float
-    keep: float
     seed: int
 
     def forward(self) -> Output:
         """Return the pairs of the output by representatives."""
-        draw = _Draw(self)
-        passed = _fold(draw.passed, draw.x)
+        draw = _Draw(self.weights, self.seed)
+        passed = _fold(draw.weights.passed, draw.x)
         level = self.value.variance * self.value.source.features
         pairs = _multiply(passed, passed) * level / passed.shape[-1] + self.value.offset
-        sizes = passed.square().sum(-1).double().mean((1, 3))
-        kernel = sizes.var(1).mean() / sizes.mean().square() / self.query.heads
-        return Output(pairs, float(kernel))
+        sizes = passed.square().sum(-1).double().mean(3)
+        samples, heads = self.value.source.pairs.samples, draw.query.heads
+        # Heads that read the same values scatter together.
+        units = self.value.heads * self.value.features
+        gram = self.value.source.field_spread.gram
+        like = replace(self.value.source.pairs, values=pairs)
+        own = scatter_units(like, gram, units)
+        return Output(pairs, vary(sizes, samples, heads), own, gram)
 
-    def backward(self, signal: Tensor) -> tuple[Returned, Returned, Returned]:
+    def backward(self, signal: Tensor) -> Back:
         """Return the gradients of query, key and value by representatives."""
         level = float(signal[1].diagonal().mean())
         if level <= 0:
             raise MissingRuleError("no gradient comes back to attention")
-        draw = _Draw(self)
-        unit = signal / level
-        shared = self.query.heads // self.key.heads
-        query, key, value = draw.go_back(unit)
-        products = self._sum_products(query.plain)
+        query, key = self.weights.streams
+        shared = query.heads // key.heads
+        back = _Draw(self.weights, self.seed).go_back(signal / level, self.value)
+        products = self._sum_products(back.query.plain)
         # Scores are bilinear: queries and keys get gradients of one size through them.
-        ratio = shared * self.query.variance / self.key.variance
-        return (
-            replace(query, products=products).scale(level),
-            replace(key.scale(shared), products=products * ratio).scale(level),
-            replace(value, products=self._sum_products(value.plain)).scale(level),
-        )
+        ratio = shared * query.variance / key.variance
+        return replace(
+            back,
+            query=replace(back.query, products=products),
+            key=replace(back.key.scale(shared), products=products * ratio),
+            value=replace(back.value, products=self._sum_products(back.value.plain)),
+        ).scale(level)
 
     def _sum_products(self, gradient: Tensor) -> float:
-        source = self.query.source.pairs
+        source = self.value.source.pairs
         assert isinstance(source, GroupedPairs)
         return max(0.0, (replace(source, values=gradient) * source).total())
+
+
+def measure_grouped(scores: Scores, seed: int) -> Level:
+    """Return the moments of scores, or of weights."""
+    draw = _Draw(scores, seed)
+    return draw.measure(draw.weights.passed if scores.softened else draw.weights.scores)
 
 
 class _Draw:
     """One set of draws, the same whenever it is made."""
 
-    def __init__(self, layer: GroupedLayer) -> None:
-        query, key = layer.query, layer.key
+    def __init__(self, scores: Scores, seed: int) -> None:
+        self.scale = scores.scale
+        self.query, self.key = query, key = scores.streams
         pairs = query.source.pairs
         assert isinstance(pairs, GroupedPairs)
-        self.layer, self.groups = layer, pairs.groups
-        self.generator = torch.Generator().manual_seed(layer.seed)
+        self.groups = pairs.groups
+        self.generator = torch.Generator().manual_seed(seed)
         size = 2 * pairs.positions * min(query.source.features, MOST_WIDTH)
         self.draws = max(1, min(MOST_DRAWS, MOST_NUMBERS // size))
         self.x = draw_law(query.source, self.draws, self.generator, MOST_WIDTH)
         places = self.groups.places
-        self.q = query.project(self.x[:, :, places], HEADS, self.generator, places)
-        self.k = key.project(self.x, HEADS, self.generator)
-        scores = self.q @ self.k.mT * layer.scale
-        if layer.bias is not None:
-            scores = scores + layer.bias[places]
-        self.weights = torch.softmax(scores, -1).nan_to_num(0.0)
-        self.kept = None
-        if layer.keep < 1:
-            coins = torch.rand(scores.shape, generator=self.generator)
-            self.kept = (coins < layer.keep) / layer.keep
+        near = self.x[:, :, places]
+        self.q = query.mix(query.project(near, HEADS, self.generator), places)
+        self.k = key.mix(key.project(self.x, HEADS, self.generator))
+        # Scores (draws, 2, heads, representatives, sites): there is one batch position.
+        self.weights = Weights(scores, self.q, self.k, self.generator, places)
 
-    @property
-    def passed(self) -> Tensor:
-        """Attention weights after dropout, (draws, 2, heads, representatives, sites)."""
-        return self.weights if self.kept is None else self.weights * self.kept
+    def measure(self, values: Tensor) -> Level:
+        """Return the moments of an array of scores, each query as often as it stands for others."""
+        samples = self.query.source.pairs.samples
+        return measure_level(values.unsqueeze(3), samples, self.query.heads, self.groups.sizes)
 
-    def go_back(self, signal: Tensor) -> tuple[Returned, Returned, Returned]:
+    def go_back(self, signal: Tensor, value: Stream) -> Back:
         """Return the gradients, products left out, for a gradient of unit size."""
-        layer, places = self.layer, self.groups.places
-        drawn = draw_pairs(signal, self.generator, (self.draws, HEADS), layer.value.features)
-        slopes = self._reach_values(drawn)
-        if self.kept is not None:
-            slopes = slopes * self.kept
-        slopes = slopes - (self.weights * slopes).sum(-1, keepdim=True)
-        scores = self.weights * slopes * layer.scale
+        places = self.groups.places
+        drawn = draw_pairs(signal, self.generator, (self.draws, HEADS), value.features)
+        slopes = self._reach_values(drawn, value)
+        dropped = self.weights.drop_back(slopes)
+        softened = self.weights.soften_back(dropped)
+        scores = softened * self.scale
         to_query = scores @ self.k
         query = Returned(
-            _multiply(to_query, to_query) / layer.query.features,
-            self._unmix(layer.query, to_query),
+            _multiply(to_query, to_query) / self.query.features,
+            self._unmix(self.query, to_query),
             0.0,
             0.0,
             averaged=True,
         )
-        mixed = self._reach_keys(signal)
+        mixed = self._reach_keys(signal, value)
         plain = mixed
-        if layer.key.mixing.index is None:
+        if self.key.mixing.index is None:
             plain = self._unmix_keys(scores[..., places], mixed)
         key = Returned(mixed, plain, 0.0, 0.0, averaged=True)
         counts = self.groups.counts.float()
         through = {pair: counts * signal[int(pair[0] == pair[1])].float() for pair in SAMPLES}
-        shared = layer.query.heads // layer.value.heads
-        passed = _collect(self.passed[..., places], through) * shared
-        return query, key, Returned(passed, passed, 0.0, 0.0, averaged=True)
+        shared = self.query.heads // value.heads
+        passed = _collect(self.weights.passed[..., places], through) * shared
+        to_value = Returned(passed, passed, 0.0, 0.0, averaged=True)
+        return Back(query, key, to_value, *map(self.measure, (slopes, dropped, softened)))
 
-    def _reach_keys(self, signal: Tensor) -> Tensor:
+    def _reach_keys(self, signal: Tensor, value: Stream) -> Tensor:
         """Return the pairs of the keys' gradient, averaged over gradient and values by formula.
 
         Sums over all queries by a few of them would else be lost in noise.
         """
-        layer, places = self.layer, self.groups.places
-        reached = _fold(self.weights, self.x)
-        near, weights = self.x[:, :, None, places], self.weights[..., places]
-        value = layer.value
+        places, soft = self.groups.places, self.weights.soft
+        reached = _fold(soft, self.x)
+        near, weights = self.x[:, :, None, places], soft[..., places]
         level = value.variance * value.source.features / self.x.shape[-1] * value.features
-        expected = layer.query.mixing.pairs().values
+        expected = self.query.mixing.pairs().values
         found = []
         for s, t in SAMPLES:
             alike = expected[int(s == t)].float().expand(self.draws, HEADS, -1, -1)
@@ -155,23 +168,24 @@ class _Draw:
             third = left @ ((joint @ right) * (reached[:, s] @ near[:, t].mT))
             fourth = left @ (joint * (reached[:, s] @ reached[:, t].mT)) @ right
             part = (first - second - third + fourth).double().mean((0, 1))
-            found.append((part + part.mT) / 2 * (level * layer.scale**2))
+            found.append((part + part.mT) / 2 * (level * self.scale**2))
         pairs = torch.stack([found[2], (found[0] + found[1]) / 2])
         pairs[1].diagonal().clamp_min_(0)
         return pairs
 
-    def _reach_values(self, drawn: Tensor) -> Tensor:
-        """Return the gradient of the attention weights, the values' bias left out.
-
-        That adds the same to all keys, which a softmax takes no notice of.
-        """
-        value, width = self.layer.value, self.x.shape[-1]
+    def _reach_values(self, drawn: Tensor, value: Stream) -> Tensor:
+        """Return the gradient of the attention weights."""
+        width, drawn = self.x.shape[-1], drawn.transpose(1, 2)
         weight = value.draw_weight((self.draws, HEADS), width, self.generator)
         weight = weight.view(self.draws, 1, width, HEADS, value.width).movedim(3, 2)
-        return _fold(drawn.transpose(1, 2) @ weight.mT, self.x.mT)
+        slopes = _fold(drawn @ weight.mT, self.x.mT)
+        if value.offset:
+            bias = torch.randn(self.draws, 1, HEADS, value.width, 1, generator=self.generator)
+            slopes = slopes + drawn @ bias * math.sqrt(value.offset)
+        return slopes
 
     def _unmix(self, stream: Stream, gradient: Tensor) -> Tensor:
-        plain = stream.unmix(gradient, self.groups.places)
+        plain = stream.unmix(gradient, rows=self.groups.places)
         return _multiply(plain, plain) / stream.width
 
     def _unmix_keys(self, near: Tensor, mixed: Tensor) -> Tensor:
@@ -181,10 +195,10 @@ class _Draw:
         queries of one group for equal and makes too much of them; but correlations are about right,
         and a rotation changes no length.
         """
-        key, places = self.layer.key, self.groups.places
+        key, places = self.key, self.groups.places
         sums = (near * self.groups.sizes.float()[:, None]).mT @ self.q
         found = self._unmix(key, sums)
-        squares = key.unmix(torch.ones(len(places), key.features), places, square=True)
+        squares = key.unmix(torch.ones(len(places), key.features), rows=places, square=True)
         lengths = mixed[1].diagonal() * squares.double().mean(1)
         scales = (lengths / found[1].diagonal().clamp_min(1e-300)).sqrt()
         return found * scales[:, None] * scales

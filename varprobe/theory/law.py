@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
@@ -25,6 +26,9 @@ from varprobe.theory.mixing import Awaited, Mixing
 from varprobe.theory.pairs import Pairs
 from varprobe.theory.pointwise import IDENTITY, Pointwise
 from varprobe.theory.standing import Standing
+
+if TYPE_CHECKING:
+    from varprobe.theory.scores import Scores, ScoresGradient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +136,13 @@ class Weight:
 
 
 @dataclass(frozen=True, slots=True)
+class Complex:
+    """Complex numbers: the array of their real and imaginary parts, by its last dimension."""
+
+    parts: Law
+
+
+@dataclass(frozen=True, slots=True)
 class Known:
     """A tensor whose numbers are given: an input, a buffer, and what is made of them."""
 
@@ -180,7 +191,7 @@ class Ignored:
     shape: tuple[int, ...] = ()
 
 
-Value = Law | Weight | Known | Noise | Unknown | Ignored
+Value: TypeAlias = "Law | Weight | Known | Noise | Unknown | Ignored | Scores | Complex"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,8 +314,7 @@ class WeightGradient:
     standing: Standing
 
 
-Upstream = Gradient | Unknown | None
-Downstream = Gradient | WeightGradient | Unknown | None
+Downstream: TypeAlias = "Gradient | ScoresGradient | WeightGradient | Unknown | None"
 Backward = Callable[..., Sequence[Downstream]]
 """Called with the gradient of each output, returns that of each tensor argument, in order."""
 

@@ -24,14 +24,56 @@ if TYPE_CHECKING:
     from varprobe.theory.law import Law, Weight
 
 
+@dataclass(frozen=True)
+class HeadNorm:
+    """A norm over all features of a head: (z - mean z) / sqrt(var z + eps) times gamma.
+
+    Parameters
+    ----------
+    features : int
+        Of a head.
+    eps, gamma : float
+        As above.
+    centred : bool
+        Whether the mean is taken off.
+    """
+
+    features: int
+    eps: float
+    gamma: float
+    centred: bool
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return the norm over the last dimension."""
+        return self.gamma * self._scale(z)[0]
+
+    def go_back(self, z: Tensor, gradient: Tensor) -> Tensor:
+        """Return the gradient of z."""
+        unit, scale = self._scale(z)
+        if self.centred:
+            gradient = gradient - gradient.mean(-1, keepdim=True)
+        along = (gradient * unit).mean(-1, keepdim=True)
+        return self.gamma * scale * (gradient - along * unit)
+
+    def _scale(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        if self.centred:
+            z = z - z.mean(-1, keepdim=True)
+        scale = (z.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+        return z * scale, scale
+
+
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """One linear layer: what it reads, its parameters, and the pairs of its output."""
+    """One linear layer: what it reads, its parameters, and the pairs of its output.
+
+    ``norm`` is what was done to each head of the output, which ``pairs`` are then behind.
+    """
 
     source: Law
     weight: Weight
     bias: Weight | None
     pairs: Pairs
+    norm: HeadNorm | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +161,7 @@ class Mixing:
     def index(self) -> Tensor | None:
         """The layer's features that the array simply holds, None if they are weighed or added."""
         plain = len(self.terms) == 1 and self.terms[0].weights is None
+        plain = plain and self.projection.norm is None
         return self.terms[0].index if plain else None
 
     @property
@@ -140,6 +183,11 @@ class Mixing:
         """Return the array times a table by position and feature."""
         terms = tuple(term.weigh(table) for term in self.terms)
         return replace(self, terms=terms, function=function)
+
+    def normalize(self, norm: HeadNorm, pairs: Pairs) -> Mixing:
+        """Return the array whose heads went through a norm, given its pairs then."""
+        projection = replace(self.projection, pairs=pairs, norm=norm)
+        return Mixing(projection, self.terms)
 
     def relocate(self, index: Tensor) -> Mixing:
         """Return the array whose position p is position ``index[p]`` of this one."""

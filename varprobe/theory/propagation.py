@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from varprobe.errors import MissingRuleError
 from varprobe.theory.law import (
     Backward,
+    Complex,
     Downstream,
     Gradient,
     Ignored,
@@ -29,7 +30,9 @@ from varprobe.theory.law import (
 )
 from varprobe.theory.rules.pointwise import apply_pointwise, is_pointwise
 from varprobe.theory.rules.pooling import SPATIAL
+from varprobe.theory.rules.scores import find_score_rule
 from varprobe.theory.rules.shape import PERMUTATIONS, VIEWS
+from varprobe.theory.scores import Scores
 from varprobe.theory.tracer import Operation, Slot, Tape
 
 aten = torch.ops.aten
@@ -144,13 +147,15 @@ def _apply(operation: Operation, values: Mapping[int, Value]) -> Any:
     args, kwargs = pytree.tree_map_only(
         Slot, lambda slot: values[slot.value], (operation.args, operation.kwargs)
     )
-    if not any(isinstance(value, Law | Weight | Noise) for value in given):
+    if not any(isinstance(value, Law | Weight | Noise | Scores | Complex) for value in given):
         known = operation.op is not None and all(isinstance(value, Known) for value in given)
         return _fold(operation, args, kwargs) if known else Ignored()
+    scored = any(isinstance(value, Scores) for value in given) and operation.op is not None
+    rule = find_score_rule(operation.op) if scored and operation.op else operation.rule
     try:
-        if operation.rule is not None:
-            return operation.rule(*args, **kwargs)
-        if operation.op is not None and is_pointwise(operation.op):
+        if rule is not None:
+            return rule(*args, **kwargs)
+        if not scored and operation.op is not None and is_pointwise(operation.op):
             return apply_pointwise(operation.op, args, kwargs)
     except MissingRuleError as error:
         return Unknown(str(error), operation.name)
@@ -190,7 +195,7 @@ def _spread_outputs(operation: Operation, result: Any, tape: Tape) -> dict[int, 
     parts += [rest] * (len(operation.outputs) - len(parts))
     found: dict[int, Value] = {}
     for number, part in zip(operation.outputs, parts, strict=False):
-        if isinstance(part, Law) and part.layout.shape != tape.shapes[number]:
+        if isinstance(part, Law | Scores) and part.layout.shape != tape.shapes[number]:
             part = Unknown(f"the rule gives shape {part.layout.shape}", operation.name)
         if isinstance(part, Unknown | Ignored) and not tape.floating[number]:
             part = Ignored(tape.shapes[number])

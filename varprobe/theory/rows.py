@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from varprobe.recording import Site
 from varprobe.theory.backpropagation import Arriving
 from varprobe.theory.law import (
+    Complex,
     Gradient,
     Known,
     Law,
@@ -19,7 +20,11 @@ from varprobe.theory.law import (
 )
 from varprobe.theory.parameters import Parameter
 from varprobe.theory.sampling.estimate import Estimate
+from varprobe.theory.scores import Level, Scores, ScoresGradient
+from varprobe.theory.standing import Standing
 from varprobe.theory.tracer import Output
+
+COMPLEX = "moments of complex numbers are not predicted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +108,10 @@ def expect_activation(output: Output, value: Value, drawn: Estimate | str) -> Ex
         )
     if isinstance(value, Weight):
         return _row(site, output.kind, output.depth, value.law.mean, value.law.second_moment, 0.0)
+    if isinstance(value, Complex):
+        return _unknown(site, output.kind, output.depth, "unknown", COMPLEX)
+    if isinstance(value, Scores):
+        return _row_of_scores(site, output, value.level, value.standing)
     assert isinstance(value, Law)
     return _row(
         site,
@@ -123,6 +132,10 @@ def expect_gradient(
     site = Site(module=output.module, call=output.call, output=output.path, signal="gradient")
     if isinstance(gradient, Unknown):
         return _estimate(site, output.kind, output.depth, gradient, drawn)
+    if isinstance(value, Complex):
+        return _unknown(site, output.kind, output.depth, "unknown", COMPLEX)
+    if isinstance(gradient, ScoresGradient):
+        return _row_of_scores(site, output, gradient.level, gradient.standing)
     assert isinstance(gradient, Gradient)
     kernel = 0.0
     if isinstance(value, Law):
@@ -136,6 +149,19 @@ def expect_gradient(
         gradient.spread.at(kernel).log_std,
         gradient.standing.status,
         gradient.standing.reason,
+    )
+
+
+def _row_of_scores(site: Site, output: Output, level: Level, standing: Standing) -> Expectation:
+    return _row(
+        site,
+        output.kind,
+        output.depth,
+        level.mean,
+        level.second_moment,
+        level.spread.log_std,
+        standing.status,
+        standing.reason,
     )
 
 

@@ -45,6 +45,9 @@ class Stream:
         used = torch.unique(torch.cat([shift[0] for shift in shifts]))
         object.__setattr__(self, "columns", [torch.searchsorted(used, s[0]) for s in shifts])
         object.__setattr__(self, "width", len(used))
+        norm = self.mixing.projection.norm
+        if norm is not None and norm.features != self.width:
+            raise MissingRuleError("a norm over other features than those of a head")
 
     @property
     def source(self) -> Law:
@@ -77,6 +80,8 @@ class Stream:
         """
         if self.mixing.index is not None:
             return z
+        norm = self.mixing.projection.norm
+        z = z if norm is None else norm(z)
         total = z.new_zeros(*z.shape[:-1], self.features)
         for columns, weights in zip(self.columns, self._weights(rows), strict=True):
             for at, start, length in _find_runs(columns):
@@ -88,16 +93,32 @@ class Stream:
         return total
 
     def unmix(
-        self, gradient: Tensor, rows: Tensor | None = None, *, square: bool = False
+        self,
+        gradient: Tensor,
+        z: Tensor | None = None,
+        rows: Tensor | None = None,
+        *,
+        square: bool = False,
     ) -> Tensor:
-        """Return the gradient by the layer's features: the adjoint of `mix`, or of its squares."""
+        """Return the gradient by the layer's features z: the adjoint of `mix`, or of its squares.
+
+        Raises
+        ------
+        MissingRuleError
+            If the heads went through a norm, and z is not given.
+        """
         total = gradient.new_zeros(*gradient.shape[:-1], self.width)
         for columns, weights in zip(self.columns, self._weights(rows), strict=True):
             if weights is not None:
                 weights = weights.square() if square else weights
             part = gradient if weights is None else gradient * weights
             total.index_add_(-1, columns, part)
-        return total
+        norm = self.mixing.projection.norm
+        if norm is None:
+            return total
+        if z is None:
+            raise MissingRuleError("a norm over the heads of a long sequence")
+        return norm.go_back(z, total)
 
     def draw_weight(self, lead: tuple[int, int], width: int, generator: torch.Generator) -> Tensor:
         """Return fresh weights (draws, width, heads x features) for ``lead`` = (draws, heads).
@@ -109,10 +130,8 @@ class Stream:
         drawn = torch.randn(draws, width, heads * self.width, generator=generator)
         return drawn.mul_(deviation)
 
-    def project(
-        self, x: Tensor, heads: int, generator: torch.Generator, rows: Tensor | None = None
-    ) -> Tensor:
-        """Return the stream for a fresh layer, (draws, 2, heads, P, features)."""
+    def project(self, x: Tensor, heads: int, generator: torch.Generator) -> Tensor:
+        """Return the output of a fresh layer, (draws, 2, heads, P, width)."""
         draws = len(x)
         # All heads in one product: the input is read once.
         z = x @ self.draw_weight((draws, heads), x.shape[-1], generator)[:, None]
@@ -120,7 +139,7 @@ class Stream:
         if self.offset:
             bias = torch.randn(draws, 1, heads, 1, self.width, generator=generator)
             z = z + bias * math.sqrt(self.offset)
-        return self.mix(z, rows)
+        return z
 
     def _weights(self, rows: Tensor | None) -> list[Tensor | None]:
         found: list[Tensor | None] = []

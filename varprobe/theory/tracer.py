@@ -101,7 +101,7 @@ class Tape:
     sources : dict of int to Tensor
         Values that no operation made: parameters, buffers, inputs, constants.
     floating : dict of int to bool
-        Whether a value is a floating-point tensor.
+        Whether a value is a tensor of real or complex numbers, not of integers.
     shapes : dict of int to tuple
         Shape of each value.
     inputs : set of int
@@ -178,7 +178,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._objects[id(tensor)] = value
         # The key is made of addresses, which are those of this tensor only while it lives.
         self._kept.append(tensor)
-        self.tape.floating[value] = tensor.is_floating_point()
+        self.tape.floating[value] = tensor.is_floating_point() or tensor.is_complex()
         self.tape.shapes[value] = tuple(tensor.shape)
         return value
 

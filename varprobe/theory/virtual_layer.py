@@ -9,12 +9,15 @@ formula. Draws come from a generator of their own and are the same for the same 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from varprobe.errors import MissingRuleError
+from varprobe.theory.scores import Level, Scores, Weights
 from varprobe.theory.streams import Stream, cut_lead, draw_law, draw_pairs
 
 HEADS = 4
@@ -31,10 +34,24 @@ MOST_NUMBERS = 2**24
 
 @dataclass(frozen=True)
 class Output:
-    """Pairs of the output, float64 (2, P, P), and the relative variance of its second moment."""
+    """What is found of the output.
+
+    Parameters
+    ----------
+    pairs : Tensor
+        Float64 (2, P, P).
+    kernel : float
+        Relative variance over draws of the second moment that is expected of them.
+    own : float
+        Relative variance about that, from the finite number of values' features.
+    gram : float
+        Variance of the entries of the Gram matrix, relative to the squared second moment.
+    """
 
     pairs: Tensor
     kernel: float
+    own: float
+    gram: float
 
 
 @dataclass(frozen=True)
@@ -53,6 +70,8 @@ class Returned:
         Relative variance of the second moment over draws.
     averaged : bool
         Whether the gradient that came in was averaged over, not drawn.
+    leverage : float
+        Of the scatter of the entries of its Gram matrix, in the kernel.
     """
 
     mixed: Tensor
@@ -60,6 +79,7 @@ class Returned:
     products: float
     kernel: float
     averaged: bool = False
+    leverage: float = 0.0
 
     def scale(self, level: float) -> Returned:
         """Return the same for a gradient that is ``level`` times as large, squared."""
@@ -72,31 +92,56 @@ class Returned:
 
 
 @dataclass(frozen=True)
+class Back:
+    """The gradients that an attention sends to what it reads, and those on the way there.
+
+    Parameters
+    ----------
+    query, key, value : Returned
+        Of the streams.
+    passed, dropped, softened : Level
+        Of the weights that the values were added up with, the same below their dropout, and the
+        scores.
+    """
+
+    query: Returned
+    key: Returned
+    value: Returned
+    passed: Level
+    dropped: Level
+    softened: Level
+
+    def scale(self, level: float) -> Back:
+        """Return the same for a gradient that is ``level`` times as large, squared."""
+        root = math.sqrt(level)
+        return Back(
+            self.query.scale(level),
+            self.key.scale(level),
+            self.value.scale(level),
+            self.passed.times(root),
+            self.dropped.times(root),
+            self.softened.times(root),
+        )
+
+
+@dataclass(frozen=True)
 class VirtualLayer:
     """Attention of some streams.
 
     Parameters
     ----------
-    query, key, value : Stream
-        What it reads.
-    bias : Tensor or None
-        Added to the scores, broadcastable to (lead, queries, keys); -inf where a key is hidden.
-    scale : float
-        Factor of the scores.
-    keep : float
-        Probability with which dropout keeps an attention weight.
+    weights : Scores
+        Of queries and keys, behind the softmax.
+    value : Stream
+        What is added up.
     samples : int
         Samples of the batch.
     seed : int
         Of the draws.
     """
 
-    query: Stream
-    key: Stream
+    weights: Scores
     value: Stream
-    bias: Tensor | None
-    scale: float
-    keep: float
     samples: int
     seed: int
 
@@ -106,9 +151,23 @@ class VirtualLayer:
         same = [draw.gram(s, s) for s in (0, 1)]
         differ = draw.gram(0, 1)
         pairs = _pool(differ, (same[0] + same[1]) / 2)
-        return Output(pairs, _vary(same, self.query.heads))
+        heads = self.weights.streams[0].heads
+        scale = float(pairs[1].diagonal().mean()) ** 2
+        shared = heads // self.value.heads
+        square = draw.average([same[0].square(), same[1].square()], differ.square())
+        if shared > 1:
+            # Heads that read the same values scatter together, as far as they weigh them alike.
+            other = [draw.gram(s, t, 1).square() for s, t in ((0, 0), (1, 1), (0, 1))]
+            square += (shared - 1) * draw.average(other[:2], other[2])
+        moved = draw.average([g.mean(1).var(0) for g in same], differ.mean(1).var(0))
+        return Output(
+            pairs,
+            kernel=_vary_grams(same, self.samples, heads),
+            own=2 * square / (heads * self.value.features * max(scale, 1e-300)),
+            gram=moved / max(scale, 1e-300),
+        )
 
-    def backward(self, signal: Tensor) -> tuple[Returned, Returned, Returned]:
+    def backward(self, signal: Tensor) -> Back:
         """Return the gradients of the streams, given the pairs (2, P, P) of that of the output."""
         level = float(signal[1].diagonal().mean())
         if level <= 0:
@@ -117,84 +176,115 @@ class VirtualLayer:
         unit = signal / level
         lead = (draw.draws, HEADS)
         drawn = draw_pairs(unit, draw.generator, lead, self.value.features)
-        to_query, to_key, to_value = draw.go_back(unit.float(), drawn)
-        return to_query.scale(level), to_key.scale(level), to_value.scale(level)
+        return draw.go_back(unit.float(), drawn).scale(level)
+
+
+def measure_scores(scores: Scores, seed: int) -> Level:
+    """Return the moments of scores, or of weights."""
+    generator = torch.Generator().manual_seed(seed)
+    _, drawn = draw_streams(scores.streams, _count_draws(scores), generator)
+    query, key = (s.split(s.mix(z)) for s, z in zip(scores.streams, drawn, strict=True))
+    weights = Weights(scores, query, key, generator)
+    values = weights.passed if scores.softened else weights.scores
+    samples = scores.query.pairs.samples
+    return measure_level(values, samples, scores.streams[0].heads)
+
+
+def _count_draws(scores: Scores) -> int:
+    query, key = scores.streams
+    size = 2 * HEADS * query.lead * query.sites * key.sites
+    return max(FEWEST_DRAWS, min(MOST_DRAWS, MOST_NUMBERS // size))
+
+
+def draw_streams(
+    streams: Sequence[Stream], draws: int, generator: torch.Generator
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return draws of what streams read, (draws, 2, P, n), and of what their layers make of it."""
+    sources = {id(s.source): s.source for s in streams}
+    drawn = {i: draw_law(law, draws, generator) for i, law in sources.items()}
+    inputs = [s.place(drawn[id(s.source)]) for s in streams]
+    pairs = zip(streams, inputs, strict=True)
+    return inputs, [s.project(x, HEADS, generator) for s, x in pairs]
 
 
 class _Draw:
     """One set of draws of a virtual layer: the same whenever it is made."""
 
     def __init__(self, layer: VirtualLayer) -> None:
-        query, key, value = layer.query, layer.key, layer.value
         self.layer = layer
+        self.query, self.key = layer.weights.streams
         self.generator = torch.Generator().manual_seed(layer.seed)
-        size = 2 * HEADS * query.lead * query.sites * key.sites
-        self.draws = max(FEWEST_DRAWS, min(MOST_DRAWS, MOST_NUMBERS // size))
-        sources = {id(s.source): s.source for s in (query, key, value)}
-        drawn = {i: draw_law(law, self.draws, self.generator) for i, law in sources.items()}
-        self.inputs = [s.place(drawn[id(s.source)]) for s in (query, key, value)]
-        self.q, self.k, self.v = (
-            s.split(s.project(x, HEADS, self.generator))
-            for s, x in zip((query, key, value), self.inputs, strict=True)
-        )
-        scores = self.q @ self.k.mT * layer.scale
-        if layer.bias is not None:
-            scores = scores + layer.bias
-        self.weights = torch.softmax(scores, -1).nan_to_num(0.0)
-        self.kept = None
-        if layer.keep < 1:
-            coins = torch.rand(scores.shape, generator=self.generator)
-            self.kept = (coins < layer.keep) / layer.keep
+        self.draws = _count_draws(layer.weights)
+        streams = (self.query, self.key, layer.value)
+        self.inputs, self.outputs = draw_streams(streams, self.draws, self.generator)
+        pairs = zip(streams, self.outputs, strict=True)
+        self.q, self.k, self.v = (stream.split(stream.mix(z)) for stream, z in pairs)
+        self.weights = Weights(layer.weights, self.q, self.k, self.generator)
 
-    @property
-    def passed(self) -> Tensor:
-        """Attention weights after dropout, (draws, 2, heads, lead, queries, keys)."""
-        return self.weights if self.kept is None else self.weights * self.kept
+    def average(self, same: Sequence[Tensor], differ: Tensor) -> float:
+        """Return the average over pairs of positions of all samples."""
+        share = 1 / self.layer.samples
+        alike = sum(float(x.double().mean()) for x in same) / len(same)
+        return share * alike + (1 - share) * float(differ.double().mean())
 
-    def gram(self, s: int, t: int) -> Tensor:
-        """Return A_s K_v A_tᵀ for two samples, (draws, heads, P, P)."""
+    def gram(self, s: int, t: int, shift: int = 0) -> Tensor:
+        """Return A_s K_v A_tᵀ for two samples, (draws, heads, P, P), or of a head and another."""
         stream, x = self.layer.value, self.inputs[2]
         inner = stream.variance * (x[:, s] @ x[:, t].mT) + stream.offset
-        return _sandwich(self.passed[:, s], inner[:, None], self.passed[:, t])
+        passed = self.weights.passed
+        return _sandwich(passed[:, s], inner[:, None], passed[:, t].roll(shift, 1))
 
-    def go_back(self, signal: Tensor, dy: Tensor) -> tuple[Returned, Returned, Returned]:
+    def go_back(self, signal: Tensor, dy: Tensor) -> Back:
         """Return the gradients, given a unit law and draws (draws, heads, 2, P, f) of it."""
-        layer, weights = self.layer, self.weights
+        layer, heads = self.layer, self.query.heads
         above = layer.value.features
         dy = dy.transpose(1, 2).reshape(*self.q.shape[:-1], above)
         slopes = dy @ self.v.mT
-        if self.kept is not None:
-            slopes = slopes * self.kept
-        scores = weights * (slopes - (weights * slopes).sum(-1, keepdim=True)) * layer.scale
-        to_query, to_key = scores @ self.k, scores.mT @ self.q
-        shared = layer.query.heads // layer.key.heads
-        return (
-            self._return(layer.query, self.inputs[0], to_query, 1),
-            self._return(layer.key, self.inputs[1], to_key, shared),
-            self._return_values(signal, layer.query.heads // layer.value.heads),
+        dropped = self.weights.drop_back(slopes)
+        softened = self.weights.soften_back(dropped)
+        scores = softened * layer.weights.scale
+        return Back(
+            self._return(self.query, 0, scores @ self.k, 1),
+            self._return(self.key, 1, scores.mT @ self.q, heads // self.key.heads),
+            self._return_values(signal, heads // layer.value.heads),
+            *(measure_level(x, layer.samples, heads) for x in (slopes, dropped, softened)),
         )
 
-    def _return(self, stream: Stream, x: Tensor, gradient: Tensor, shared: int) -> Returned:
+    def _return(self, stream: Stream, which: int, gradient: Tensor, shared: int) -> Returned:
         """Return what comes back to a stream; ``shared`` query heads read each of its heads."""
         mixed = gradient.flatten(-3, -2)
-        plain = stream.unmix(mixed)
+        plain = stream.unmix(mixed, self.outputs[which])
         grams = [plain[:, s] @ plain[:, t].mT / stream.width for s, t in ((0, 0), (1, 1), (0, 1))]
         pairs = _pool(grams[2], (grams[0] + grams[1]) / 2)
         known = pairs if stream.mixing.index is not None else _measure(mixed)
-        products = self._multiply(x, grams)
-        kernel = _vary(grams[:2], self.layer.query.heads)
+        products = self._multiply(self.inputs[which], grams)
+        # Queries that share their keys and values get gradients that scatter together.
+        kernel = _vary_grams(grams[:2], self.layer.samples, self.key.heads)
         return Returned(known * shared, pairs * shared, products * shared, kernel)
 
     def _return_values(self, signal: Tensor, shared: int) -> Returned:
-        passed = self.passed.mT
+        passed = self.weights.passed.mT
         grams = [
             _sandwich(passed[:, s], signal[b], passed[:, t])
             for s, t, b in ((0, 0, 1), (1, 1, 1), (0, 1, 0))
         ]
         pairs = _pool(grams[2], (grams[0] + grams[1]) / 2) * shared
-        kernel = _vary(grams[:2], self.layer.query.heads)
+        kernel = _vary_grams(grams[:2], self.layer.samples, self.query.heads)
         products = self._multiply(self.inputs[2], grams) * shared
-        return Returned(pairs, pairs, products, kernel, averaged=True)
+        return Returned(pairs, pairs, products, kernel, averaged=True, leverage=self._lift(signal))
+
+    def _lift(self, signal: Tensor) -> float:
+        """Return how the scatter of the gradient's Gram entries counts in what values get.
+
+        That is Σ M G over pairs of queries, for M = A Aᵀ and the Gram matrix G of each sample.
+        """
+        passed = self.weights.passed
+        weights = (passed @ passed.mT).double().mean((0, 1, 2))
+        lead, sites = weights.shape[:2]
+        blocks = signal[1].double().view(lead, sites, lead, sites)
+        total = torch.einsum("lij,lilj->", weights, blocks)
+        squares = weights.square().sum() - weights.diagonal(dim1=1, dim2=2).square().sum()
+        return float(2 * squares / total.square().clamp_min(1e-300)) / self.layer.samples
 
     def _multiply(self, x: Tensor, grams: list[Tensor]) -> float:
         """Return the mean square of Σ g x over all samples and positions, given Grams of g."""
@@ -207,15 +297,62 @@ class _Draw:
         return max(0.0, count * (same + other) / 2 + count * (count - 1) * differ)
 
 
-def _vary(same: list[Tensor], heads: int) -> float:
-    """Return the relative variance of the second moment over draws, given Grams of two samples.
+def measure_level(values: Tensor, samples: int, heads: int, shares: Tensor | None = None) -> Level:
+    """Return the moments of draws (draws, 2, heads, lead, queries, keys), hidden keys left out.
 
-    Some heads pass more than others, and all of them more for some inputs.
+    Parameters
+    ----------
+    values : Tensor
+        The draws.
+    samples, heads : int
+        Of the real layer.
+    shares : Tensor or None
+        For how many queries each stands.
     """
-    levels = torch.stack([g.diagonal(dim1=-2, dim2=-1).mean(-1) for g in same]).mean(0).double()
-    apart = levels.var(1).mean()
-    common = (levels.mean(1).var(0) - apart / HEADS).clamp_min(0)
-    return float((common + apart / heads) / levels.mean().square().clamp_min(1e-300))
+    shown = values.isfinite()
+    kept = torch.where(shown, values, 0.0)
+    sums = torch.stack([kept.sum(-1), kept.square().sum(-1), shown.sum(-1)]).double()
+    if shares is not None:
+        sums = sums * shares
+    mean, square, count = sums.sum((-2, -1))
+    count = count.clamp_min(1)
+    squares = square / count
+    return Level(float((mean / count).mean()), float(squares.mean()), vary(squares, samples, heads))
+
+
+def _vary_grams(same: list[Tensor], samples: int, heads: int) -> float:
+    """Return the relative variance of the second moment over draws, given Grams of two samples."""
+    levels = torch.stack([g.diagonal(dim1=-2, dim2=-1).mean(-1) for g in same], dim=1)
+    return vary(levels.double(), samples, heads)
+
+
+def vary(levels: Tensor, samples: int, heads: int) -> float:
+    """Return the relative variance of an average over samples and heads.
+
+    Some inputs pass more than others, and some heads do. What draws of two samples and some heads
+    have in common is told from what each has alone, since the real layer has other numbers of them.
+
+    Parameters
+    ----------
+    levels : Tensor
+        Second moments, (draws, 2, heads).
+    samples, heads : int
+        Of the real layer.
+    """
+    count, _, drawn = levels.shape
+    if count < 2:
+        return 0.0
+    deviations = (levels - levels.mean(0)).view(count, 2, drawn)
+    products = torch.einsum("dsh,dtk->stkh", deviations, deviations) / (count - 1)
+    same, differ = products[[0, 1], [0, 1]].mean(0), products[[0, 1], [1, 0]].mean(0)
+    one = torch.eye(drawn, dtype=torch.bool)
+    # Products of a few draws scatter: no part of a variance is below zero.
+    every = max(0.0, float(differ[~one].mean()))
+    by_sample = max(0.0, float(same[~one].mean()) - every)
+    by_head = max(0.0, float(differ[one].mean()) - every)
+    rest = max(0.0, float(same[one].mean()) - every - by_sample - by_head)
+    total = every + by_sample / samples + by_head / heads + rest / (samples * heads)
+    return total / max(float(levels.mean()) ** 2, 1e-300)
 
 
 def _sandwich(left: Tensor, inner: Tensor, right: Tensor) -> Tensor:

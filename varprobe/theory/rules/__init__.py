@@ -19,6 +19,8 @@ from varprobe.theory.rules import (
     pooling,
     products,
     recurrent,
+    rotation,
+    scores,
     shape,
     sums,
 )
@@ -42,7 +44,9 @@ __all__ = [
     "pooling",
     "products",
     "recurrent",
+    "rotation",
     "rule",
+    "scores",
     "shape",
     "sums",
 ]

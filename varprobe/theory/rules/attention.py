@@ -1,9 +1,13 @@
-"""Scaled dot-product attention, whole."""
+"""Attention: products of queries and keys, and values added up with what a softmax makes of them.
+
+`scaled_dot_product_attention` is all of it at once; written by hand it is a product, what `scores`
+does to it, and another product.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 
@@ -15,14 +19,15 @@ from varprobe.theory.expectations import Field
 from varprobe.theory.explicit import ExplicitPairs
 from varprobe.theory.fluctuations import Spread, scatter_units
 from varprobe.theory.grouped import GroupedPairs
-from varprobe.theory.grouped_layer import GroupedLayer
+from varprobe.theory.grouped_layer import GroupedLayer, measure_grouped
 from varprobe.theory.law import Downstream, Gradient, Known, Law, Step, Value
-from varprobe.theory.layout import Layout, Role
+from varprobe.theory.layout import Dim, Layout, Role
 from varprobe.theory.mixing import Awaited
 from varprobe.theory.pairs import MOST_EXPLICIT, Pairs, choose_dtype
 from varprobe.theory.rules.registry import rule
+from varprobe.theory.scores import Scores, ScoresGradient, check_apart
 from varprobe.theory.streams import Stream
-from varprobe.theory.virtual_layer import Returned, VirtualLayer
+from varprobe.theory.virtual_layer import Returned, VirtualLayer, measure_scores
 
 aten = torch.ops.aten
 
@@ -45,41 +50,106 @@ def attention(
     laws = [law for law in (query, key, value) if isinstance(law, Law)]
     if len(laws) < 3:
         raise MissingRuleError("a query, key or value that is no array with a law")
+    products = multiply(laws[0], laws[1])
+    scores = products.output
+    assert isinstance(scores, Scores)
+    factor = 1 / math.sqrt(scores.streams[0].features) if scale is None else scale
+    scores = scores.multiply(factor)
+    if is_causal:
+        scores = scores.add(_hide_future(*scores.layout.shape[-2:]))
+    if attn_mask is not None:
+        scores = scores.add(read_bias(attn_mask, scores))
+    gathered = gather(replace(scores, softened=True, keep=1 - dropout_p), laws[2])
+
+    def backward(gradient: Gradient) -> Sequence[Downstream]:
+        to_weights, to_value = gathered.backward(gradient)  # type: ignore[misc]
+        assert products.backward is not None
+        return [*products.backward(to_weights), to_value]
+
+    return Step(gathered.output, backward)
+
+
+def multiply(query: Law, key: Law) -> Step:
+    """Return Q Kᵀ; both have sites and features in their last two dimensions.
+
+    Raises
+    ------
+    MissingRuleError
+        If they are not made by linear layers, each by weights of its own.
+    """
+    laws = [query, key]
     streams = [_read_stream(law) for law in laws]
-    _check_streams(laws, streams)
-    layer = _choose_layer(laws, streams)(
-        query=streams[0],
-        key=streams[1],
-        value=streams[2],
-        bias=_read_mask(attn_mask, laws[0].layout, streams, causal=is_causal),
-        scale=1 / math.sqrt(streams[0].features) if scale is None else scale,
-        keep=1 - dropout_p,
-        seed=streams[2].mixing.projection.weight.bit.bit_length(),
+    check_apart(streams)
+    _check_lead(query.layout, query.pairs, key)
+    if streams[0].heads % streams[1].heads or streams[0].features != streams[1].features:
+        raise MissingRuleError("queries and keys that do not fit each other")
+    grouped = any(isinstance(law.pairs, GroupedPairs) for law in laws)
+    if grouped:
+        _check_grouped(streams)
+    measure = measure_grouped if grouped else measure_scores
+    seed = streams[1].mixing.projection.weight.bit.bit_length()
+    standing = query.standing.merge(key.standing)
+    scores = Scores(
+        layout=query.layout.replace(len(query.layout.dims) - 1, key.layout.dims[-2]),
+        query=query,
+        key=key,
+        streams=(streams[0], streams[1]),
+        standing=standing.approximate(SAMPLED),
+        measure=partial(measure, seed=seed),
     )
+
+    def backward(gradient: ScoresGradient) -> Sequence[Downstream]:
+        return [gradient.query, gradient.key]
+
+    return Step(scores, backward)
+
+
+def gather(weights: Scores, value: Law) -> Step:
+    """Return A V for weights A; the values have sites and features in their last dimensions.
+
+    Raises
+    ------
+    MissingRuleError
+        If the values are not made by weights of their own, or do not fit.
+    """
+    query, key = weights.streams
+    stream = _read_stream(value)
+    check_apart([stream, query, key])
+    _check_lead(weights.layout, weights.query.pairs, value)
+    if not weights.softened:
+        raise MissingRuleError("values that are added up with scores themselves")
+    if key.sites != stream.sites or query.heads % stream.heads:
+        raise MissingRuleError("queries, keys and values that do not fit each other")
+    if stream.mixing.index is None:
+        raise MissingRuleError("values that are weighed by position")
+    layer = _choose_layer(weights, value, stream)
     found = layer.forward()
-    pairs = _make_pairs(found.pairs, laws[0].pairs)
-    output_layout = laws[0].layout.replace(len(laws[0].layout.dims) - 1, laws[2].layout.dims[-1])
-    units = output_layout.count(Role.FEATURE)
-    merged = laws[0].standing.merge(laws[1].standing, laws[2].standing)
-    standing = replace(merged.approximate(SAMPLED), fresh=laws[2].standing.fresh)
-    gram = laws[2].field_spread.gram
+    pairs = _make_pairs(found.pairs, weights.query.pairs)
+    output_layout = weights.layout.replace(len(weights.layout.dims) - 1, value.layout.dims[-1])
+    merged = weights.standing.merge(value.standing)
+    standing = replace(merged.approximate(SAMPLED), fresh=value.standing.fresh)
     output = Law(
         layout=output_layout,
         field=Field(pairs, torch.zeros(pairs.positions, dtype=torch.float64), gaussian=False),
         standing=standing,
         field_spread=Spread(
-            kernel=(1 + found.kernel) * (1 + laws[2].field_spread.kernel) - 1,
-            own=scatter_units(pairs, gram, units),
-            gram=gram,
+            kernel=(1 + found.kernel) * (1 + value.field_spread.kernel) - 1,
+            own=found.own,
+            gram=max(found.gram, value.field_spread.gram),
         ),
     )
 
     def backward(gradient: Gradient) -> Sequence[Downstream]:
         back = layer.backward(gradient.pairs.values.double())
-        return [
-            _send_back(gradient, law, stream, part)
-            for law, stream, part in zip(laws, streams, back, strict=True)
-        ]
+        above = gradient.spread
+        to_weights = ScoresGradient(
+            level=back.passed.under(above),
+            dropped=back.dropped.under(above),
+            softened=back.softened.under(above),
+            query=_send_back(gradient, weights.query, query, back.query),
+            key=_send_back(gradient, weights.key, key, back.key),
+        )
+        return [to_weights, _send_back(gradient, value, stream, back.value)]
 
     return Step(output, backward)
 
@@ -104,63 +174,72 @@ def _read_stream(law: Law) -> Stream:
     return Stream(mixing, lead, sites, law.features // features, features)
 
 
-def _check_streams(laws: Sequence[Law], streams: Sequence[Stream]) -> None:
-    query, key, value = streams
-    lead = {(s.lead, law.pairs.samples) for s, law in zip(streams, laws, strict=True)}
-    if len(lead) > 1 or key.sites != value.sites or query.heads % key.heads:
+def _check_lead(layout: Layout, pairs: Pairs, law: Law) -> None:
+    """Refuse arrays whose samples and batch positions are not the same; heads may be shared."""
+
+    def fits(a: Dim, b: Dim) -> bool:
+        return a == b or all(axis.role is Role.FEATURE for axis in (*a, *b))
+
+    dims = layout.dims[:-2], law.layout.dims[:-2]
+    alike = len(dims[0]) == len(dims[1]) and all(map(fits, *dims))
+    if not alike or pairs.samples != law.pairs.samples:
         raise MissingRuleError("queries, keys and values that do not fit each other")
-    if value.mixing.index is None:
-        raise MissingRuleError("values that are weighed by position")
-    for i, first in enumerate(streams):
-        for second in streams[:i]:
-            a, b = first.mixing, second.mixing
-            one, other = a.projection.weight, b.projection.weight
-            shared = one.bit == other.bit and one.part == other.part
-            if shared and bool(torch.isin(a.used, b.used).any()):
-                raise MissingRuleError("queries, keys or values share weights")
+
+
+def _check_grouped(streams: Sequence[Stream]) -> None:
+    alone = all(stream.source is streams[0].source for stream in streams)
+    if not alone or any(stream.mixing.places is not None for stream in streams):
+        raise MissingRuleError("a long sequence that attends to other sites than its own")
+
+
+def _choose_layer(weights: Scores, value: Law, stream: Stream) -> VirtualLayer | GroupedLayer:
+    seed = stream.mixing.projection.weight.bit.bit_length()
+    laws = (weights.query, weights.key, value)
+    if not any(isinstance(law.pairs, GroupedPairs) for law in laws):
+        return VirtualLayer(weights, stream, value.pairs.samples, seed)
+    _check_grouped([*weights.streams, stream])
+    return GroupedLayer(weights, stream, seed)
 
 
 @lru_cache(maxsize=4)
 def _hide_future(queries: int, keys: int) -> Tensor:
     hidden = torch.ones(queries, keys, dtype=torch.bool).triu(1)
-    return torch.zeros(queries, keys).masked_fill(hidden, -math.inf)
+    return torch.zeros(1, 1, 1, queries, keys).masked_fill(hidden, -math.inf)
 
 
-def _read_mask(
-    mask: Value | None, layout: Layout, streams: Sequence[Stream], *, causal: bool
-) -> Tensor | None:
-    """Return what is added to the scores."""
-    lead, queries, keys = streams[0].lead, streams[0].sites, streams[1].sites
-    bias = _hide_future(queries, keys) if causal else None
-    if mask is None:
-        return bias
-    if not isinstance(mask, Known):
+def read_bias(given: Value, scores: Scores) -> Tensor:
+    """Return numbers that are added to scores, or a mask of what stays, as a bias.
+
+    Returns
+    -------
+    Tensor
+        By sample, head, batch position, query and key, each of them 1 where all are alike.
+
+    Raises
+    ------
+    MissingRuleError
+        If it has no numbers of its own.
+    """
+    if not isinstance(given, Known):
         raise MissingRuleError("a mask without numbers of its own")
-    given = mask.tensor.detach().cpu()
-    if given.dtype == torch.bool:
-        given = torch.zeros(given.shape).masked_fill(~given, -math.inf)
-    given = given.float().reshape([1] * (len(layout.dims) - given.dim()) + list(given.shape))
-    for dim, size in enumerate(given.shape[:-2]):
-        if size == 1 or layout.only(dim, Role.POSITION):
-            continue
-        if not bool((given == given.narrow(dim, 0, 1)).all()):
-            raise MissingRuleError("a mask that differs between samples or heads")
-        given = given.narrow(dim, 0, 1)
-    given = given.flatten(0, -3)
-    if given.shape[0] not in (1, lead):
-        raise MissingRuleError("a mask that differs between samples or heads")
-    return given if bias is None else bias + given
-
-
-def _choose_layer(
-    laws: Sequence[Law], streams: Sequence[Stream]
-) -> Callable[..., VirtualLayer | GroupedLayer]:
-    if not any(isinstance(law.pairs, GroupedPairs) for law in laws):
-        return partial(VirtualLayer, samples=laws[0].pairs.samples)
-    alone = all(stream.source is streams[0].source for stream in streams)
-    if not alone or any(stream.mixing.places is not None for stream in streams):
-        raise MissingRuleError("a long sequence that attends to other sites than its own")
-    return GroupedLayer
+    bias = given.tensor.detach().cpu()
+    if bias.dtype == torch.bool:
+        bias = torch.zeros(bias.shape).masked_fill(~bias, -math.inf)
+    lead = scores.layout.dims[:-2]
+    bias = bias.float().reshape([1] * (len(lead) + 2 - bias.dim()) + list(bias.shape))
+    axes = [axis for dim in lead for axis in dim]
+    # A dimension of size 1 stands for all of its axes.
+    whole = [size > 1 for dim, size in zip(lead, bias.shape[:-2], strict=True) for _ in dim]
+    sizes = [axis.size if kept else 1 for axis, kept in zip(axes, whole, strict=True)]
+    bias = bias.reshape(*sizes, *bias.shape[-2:])
+    roles = (Role.SAMPLE, Role.FEATURE, Role.POSITION)
+    order = [[i for i, axis in enumerate(axes) if axis.role is role] for role in roles]
+    places = order[2]
+    if any(sizes[i] > 1 for i in places):
+        full = [axes[i].size if i in places else size for i, size in enumerate(sizes)]
+        bias, sizes = bias.expand(*full, -1, -1), full
+    bias = bias.permute(*order[0], *order[1], *places, -2, -1)
+    return bias.reshape(*(math.prod(sizes[i] for i in of) for of in order), *bias.shape[-2:])
 
 
 def _make_pairs(values: Tensor, like: Pairs) -> Pairs:
@@ -177,7 +256,8 @@ def _send_back(gradient: Gradient, law: Law, stream: Stream, part: Returned) -> 
         awaited = Awaited(pairs, part.products, mixing.used, mixing.count, mixing.count, None)
     signal = _make_pairs(part.mixed, law.pairs)
     spread = gradient.settle().signal_spread
-    kernel = (1 + spread.kernel) * (1 + part.kernel) - 1
+    moved = (1 + part.kernel) * (1 + spread.gram * part.leverage)
+    kernel = (1 + spread.kernel) * moved - 1
     # Draws scatter by their number of units already; what is averaged by formula does not.
     own, gram = 0.0, spread.gram + 2 / law.features
     if part.averaged:

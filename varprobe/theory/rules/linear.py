@@ -14,6 +14,7 @@ from varprobe.theory.mixing import Mixing, Projection
 from varprobe.theory.rules.contraction import Contraction, contract
 from varprobe.theory.rules.reading import read_law
 from varprobe.theory.rules.registry import rule
+from varprobe.theory.rules.scores import multiply_transposed
 
 aten = torch.ops.aten
 
@@ -48,7 +49,9 @@ def addmm(bias: Value, x: Value, weight: Value) -> Step:
 
 @rule(aten.mm, aten.matmul)
 def matmul(x: Value, weight: Value) -> Step:
-    """Return x W for a parameter W of two dimensions."""
+    """Return x W for a parameter W of two dimensions, or queries times keys."""
+    if isinstance(x, Law) and isinstance(weight, Law):
+        return multiply_transposed(x, weight)
     law = read_law(x, feature_dim=-1)
     if not isinstance(weight, Weight) or len(weight.shape) != 2:
         raise MissingRuleError("the second factor is not a parameter of two dimensions")

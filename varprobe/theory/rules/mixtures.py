@@ -82,7 +82,7 @@ def weigh_by_table(x: Law, table: Tensor) -> Step:
     """Return x times given numbers."""
     weights = read_table(table, x.layout)
     mixing = x.mixed
-    if mixing is not None and _is_centred(x):
+    if mixing is not None and is_centred(x):
         mixed = mixing.weigh(weights, IDENTITY)
         output = build_mixed(mixed, x.layout, x, x.standing)
     elif weights.shape[1] == 1:
@@ -95,12 +95,12 @@ def weigh_by_table(x: Law, table: Tensor) -> Step:
         signal = settled.signal
         rows = weights.expand(signal.positions, -1)
         kernel = signal.outer(rows, rows) / weights.shape[1]
-        return [_hand_on(settled, x, signal=replace(signal, values=signal.values * kernel))]
+        return [hand_on(settled, x, signal=replace(signal, values=signal.values * kernel))]
 
     return Step(output, backward)
 
 
-def _is_centred(x: Law) -> bool:
+def is_centred(x: Law) -> bool:
     """Tell whether all means are zero up to rounding."""
     return bool((x.means.square() <= ROUNDING * x.pairs.second_moments).all())
 
@@ -116,7 +116,7 @@ def _scale_positions(x: Law, weights: Tensor) -> Law:
     )
 
 
-def _hand_on(gradient: Gradient, x: Law, **changes: object) -> Gradient:
+def hand_on(gradient: Gradient, x: Law, **changes: object) -> Gradient:
     """Return the gradient of an operand of which all summands went into the result."""
     awaited = gradient.awaited
     if awaited is not None:
@@ -134,8 +134,9 @@ def carry(step: Step, x: Law, factor: float) -> Step:
     mixed = mixing.weigh(weights, output.function)
 
     def backward(gradient: Gradient) -> Sequence[Downstream]:
-        (down,) = inner(gradient)
-        return [_hand_on(down, x) if isinstance(down, Gradient) else down]
+        return [
+            hand_on(down, x) if isinstance(down, Gradient) else down for down in inner(gradient)
+        ]
 
     return Step(replace(output, mixing=mixed), backward)
 
@@ -145,7 +146,7 @@ def add_mixed(x: Law, y: Law, alpha: float) -> Step | None:
     first, second = x.mixed, y.mixed
     if first is None or second is None or x.layout != y.layout or not first.adds_to(second):
         return None
-    if not (_is_centred(x) and _is_centred(y)):
+    if not (is_centred(x) and is_centred(y)):
         return None
     if alpha != 1.0:
         second = second.weigh(torch.full((1, 1), alpha), IDENTITY)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from varprobe.errors import MissingRuleError
 from varprobe.theory.expectations import Field
-from varprobe.theory.fluctuations import Spread, realize, scatter_products
+from varprobe.theory.fluctuations import Spread, realize, scatter_products, sum_products
 from varprobe.theory.law import (
     Downstream,
     Gradient,
@@ -30,10 +30,12 @@ from varprobe.theory.law import (
 )
 from varprobe.theory.layout import Role
 from varprobe.theory.lengths import find_loose, vary_length
+from varprobe.theory.mixing import HeadNorm
 from varprobe.theory.pairs import Pairs
 from varprobe.theory.pointwise import Pointwise
 from varprobe.theory.rules.contraction import realize_gradient
 from varprobe.theory.rules.convolution import check_channels
+from varprobe.theory.rules.mixtures import hand_on
 from varprobe.theory.rules.reading import read_law
 from varprobe.theory.rules.registry import rule
 
@@ -41,6 +43,10 @@ aten = torch.ops.aten
 
 FEW_FEATURES = 8
 """Features per statistic below which its scatter is no longer small."""
+
+
+ROUNDING = 1e-4
+"""Relative error, at most, of a second moment by quadrature against one that was summed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +83,8 @@ def layer_norm(
 ) -> Step:
     """Return x, centred and scaled over its last dimensions (Ba et al. 2016, eq. 4)."""
     law = read_law(x, feature_dim=-1)
-    inner = _inner_positions(law, len(normalized_shape))
-    return normalize(law, Affine.of(weight, bias), eps, inner=inner, centred=True)
+    inner, units = _count_inside(law, len(normalized_shape))
+    return normalize(law, Affine.of(weight, bias), eps, inner=inner, units=units, centred=True)
 
 
 @rule(aten.rms_norm)
@@ -87,9 +93,9 @@ def rms_norm(
 ) -> Step:
     """Return x, scaled by its root mean square over its last dimensions."""
     law = read_law(x, feature_dim=-1)
-    inner = _inner_positions(law, len(normalized_shape))
+    inner, units = _count_inside(law, len(normalized_shape))
     small = torch.finfo(torch.float32).eps if eps is None else eps
-    return normalize(law, Affine.of(weight, None), small, inner=inner, centred=False)
+    return normalize(law, Affine.of(weight, None), small, inner=inner, units=units, centred=False)
 
 
 @rule(aten.group_norm)
@@ -104,30 +110,41 @@ def group_norm(
     """Return x, centred and scaled over groups of features and all positions of a sample."""
     law = read_law(x, feature_dim=1)
     check_channels(law.layout)
-    if law.features // groups < FEW_FEATURES:
-        raise MissingRuleError(f"fewer than {FEW_FEATURES} features share a statistic")
+    units = check_enough(law.features // groups)
     inner = law.layout.count(Role.POSITION) // law.layout.positions_of(0)
     affine = Affine.of(weight, bias)
-    return normalize(law, affine, eps, inner=inner, centred=True, per_position=False)
+    return normalize(law, affine, eps, inner=inner, units=units, centred=True, per_position=False)
 
 
-def _inner_positions(x: Law, dims: int) -> int:
-    """Return how many positions share a statistic over the last ``dims`` dimensions."""
+def check_enough(features: int) -> int:
+    """Return how many features share a statistic, if it is enough for a sure number."""
+    if features < FEW_FEATURES:
+        raise MissingRuleError(f"fewer than {FEW_FEATURES} features share a statistic")
+    return features
+
+
+def _count_inside(x: Law, dims: int) -> tuple[int, int]:
+    """Return how many positions and features share a statistic over the last dimensions."""
     chosen = range(len(x.layout.dims) - dims, len(x.layout.dims))
     if any(axis.role is Role.SAMPLE for d in chosen for axis in x.layout.dims[d]):
         raise MissingRuleError("a norm over samples")
     features = math.prod(
         axis.size for d in chosen for axis in x.layout.dims[d] if axis.role is Role.FEATURE
     )
-    if features != x.features or features < FEW_FEATURES:
-        raise MissingRuleError(f"fewer than {FEW_FEATURES} features share a statistic")
-    return math.prod(x.layout.positions_of(d) for d in chosen)
+    return math.prod(x.layout.positions_of(d) for d in chosen), check_enough(features)
 
 
 def normalize(
-    x: Law, affine: Affine, eps: float, *, inner: int, centred: bool, per_position: bool = True
+    x: Law,
+    affine: Affine,
+    eps: float,
+    *,
+    inner: int,
+    units: int,
+    centred: bool,
+    per_position: bool = True,
 ) -> Step:
-    """Return the norm over the features and blocks of ``inner`` neighbouring positions.
+    """Return the norm over ``units`` features and blocks of ``inner`` neighbouring positions.
 
     ``per_position`` says whether each position of a block has parameters of its own.
     """
@@ -139,7 +156,14 @@ def normalize(
     variances = pool(x.pairs.second_moments) - centres.square()
     scales = (variances + eps).rsqrt()
     return rescale(
-        x, centres, scales, affine, inner=inner, centred=centred, per_position=per_position
+        x,
+        centres,
+        scales,
+        affine,
+        inner=inner,
+        units=units,
+        centred=centred,
+        per_position=per_position,
     )
 
 
@@ -150,11 +174,14 @@ def rescale(
     affine: Affine,
     *,
     inner: int = 1,
+    units: int,
     centred: bool,
     per_position: bool = True,
 ) -> Step:
     """Return (x - centre) scale, then the affine map, for statistics of x at each position."""
     output = _scale(x, centres, scales, affine)
+    if inner == 1:
+        output = _remember(x, output, scales, affine, units, centred=centred)
 
     def backward(gradient: Gradient) -> Sequence[Downstream]:
         standing = gradient.standing.inherit(x.standing)
@@ -163,21 +190,27 @@ def rescale(
         spread = replace(gradient.settle().signal_spread, tilt=-1.0, echo=0.0, projected=1.0)
         if inner == 1:
             unit = _find_unit(x, centres, scales)
-            spread = replace(spread, rest=spread.rest + _scatter_lengths(unit, signal, x.features))
-            signal = signal * _project_out(x, unit, gradient, centred=centred)
+            # It is the length that a draw really has, finite units and all.
+            lengths = x.spread.own + _scatter_lengths(unit, signal, units)
+            spread = replace(spread, rest=spread.rest + lengths)
+            signal = signal * _project_out(x, unit, gradient, units, centred=centred)
         down = Gradient(
             layout=x.layout,
             signal=signal.scale(scales),
             standing=standing,
             signal_spread=spread,
+            awaited=gradient.settle().awaited,
         )
-        found: list[Downstream] = [down]
+        found: list[Downstream] = [hand_on(down, x)]
         shared = inner if per_position else 1
+        # Heads share the parameters; group norm has some for each feature.
+        copies = x.features // units if per_position else 1
         for pairs in _affine_moments(gradient, output, affine)[: len(affine.weights)]:
             pooled = pairs.reduce(pairs.positions // shared, shared)
-            ones, total = uniform_pairs(pooled), pooled.total()
+            ones = uniform_pairs(pooled)
+            total = sum_products(pooled, ones)
             scatter = scatter_products(pooled, realize_gradient(gradient), ones, Spread(), total)
-            found.append(WeightGradient(total / shared, scatter, standing))
+            found.append(WeightGradient(total * copies / shared, scatter, standing))
         return found
 
     return Step(output, backward)
@@ -201,7 +234,7 @@ def _scatter_lengths(unit: Pairs, signal: Pairs, units: int) -> float:
     return max(0.0, weighted - pooled) * 2 / units
 
 
-def _project_out(x: Law, unit: Pairs, gradient: Gradient, *, centred: bool) -> Pairs:
+def _project_out(x: Law, unit: Pairs, gradient: Gradient, units: int, *, centred: bool) -> Pairs:
     """Return what the norm does to a gradient beside its scale, to first order in 1/n.
 
     It takes off the gradient's part along x and along the mean, and it divides by the length that x
@@ -209,9 +242,10 @@ def _project_out(x: Law, unit: Pairs, gradient: Gradient, *, centred: bool) -> P
     """
     loose, done = find_loose(x), gradient.settle().signal_spread.projected
     # What a norm above took off is not there to be taken off again, but for what came in between.
-    along = (1 - done + done * loose) / x.features
-    shift, short = ((1 - done) / x.features, loose / x.features) if centred else (0.0, 0.0)
-    excess = vary_length(x)
+    along = (1 - done + done * loose) / units
+    shift, short = ((1 - done) / units, loose / units) if centred else (0.0, 0.0)
+    # Some of the features scatter more than all of them.
+    excess = vary_length(x) + 2 / units - 2 / x.features
     # E 1 / (s_i s_j) of lengths that scatter alone.
     apart = (1 + 0.75 * excess) / (1 - short)
     kept = unit.map(lambda c: (1 - shift - along * c * c) * apart)
@@ -240,6 +274,25 @@ def _scale(x: Law, centres: Tensor, scales: Tensor, affine: Affine) -> Law:
         field=Field(pairs, means, settled.gaussian),
         standing=x.standing,
         field_spread=kept,
+    )
+
+
+def _remember(
+    x: Law, output: Law, scales: Tensor, affine: Affine, units: int, *, centred: bool
+) -> Law:
+    """Let the output remember that it holds heads of a layer behind a norm of their own."""
+    mixing = x.mixed
+    if mixing is None or mixing.index is None or mixing.places is not None or affine.beta:
+        return output
+    squares = 1 / scales.square()
+    eps = squares - x.pairs.second_moments
+    small, rounding = float(eps.mean()), ROUNDING * squares
+    # A scale that is another function of the features is no such norm.
+    if small < -float(rounding.mean()) or not bool(((eps - small).abs() <= rounding).all()):
+        return output
+    norm = HeadNorm(units, max(small, 0.0), affine.gamma, centred)
+    return replace(
+        output, mixing=replace(mixing.normalize(norm, output.pairs), function=output.function)
     )
 
 

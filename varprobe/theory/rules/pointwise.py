@@ -6,6 +6,7 @@ and (through autograd) for its slope.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,6 +31,7 @@ from varprobe.theory.law import (
     WeightGradient,
     uniform_pairs,
 )
+from varprobe.theory.layout import Role
 from varprobe.theory.pointwise import Pointwise, differentiate, scale_by
 from varprobe.theory.rules.contraction import realize_gradient
 from varprobe.theory.rules.reading import default_feature_dim, read_law
@@ -163,8 +165,9 @@ def _as_number(value: Known) -> Tensor:
 
 
 def _check_constant(weight: Weight, x: Law) -> None:
-    size = torch.Size(weight.shape).numel()
-    if weight.law.variance > 1e-12 * weight.law.second_moment or size not in (1, x.features):
+    size, last = torch.Size(weight.shape).numel(), math.prod(a.size for a in x.layout.dims[-1])
+    fits = size in (1, x.features) or (size == last and x.layout.only(-1, Role.FEATURE))
+    if weight.law.variance > 1e-12 * weight.law.second_moment or not fits:
         raise MissingRuleError("a parameter that differs from element to element")
 
 
@@ -200,7 +203,7 @@ def _differentiate_parameter(
 ) -> WeightGradient:
     """Return the gradient of a parameter that all features share, or of one for each feature."""
     pairs = gradient.times(x.field, slope).pairs
-    shared = x.features if torch.Size(weight.shape).numel() == 1 else 1
+    shared = x.features // torch.Size(weight.shape).numel()
     ones = uniform_pairs(pairs)
     total = pairs.total()
     spread = scatter_products(pairs, realize_gradient(gradient), ones, Spread(), total)

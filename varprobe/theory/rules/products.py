@@ -12,11 +12,14 @@ import torch
 from varprobe.errors import MissingRuleError
 from varprobe.theory.expectations import Field
 from varprobe.theory.fluctuations import Mixture, Spread
-from varprobe.theory.law import Downstream, Gradient, Known, Law, Step, Value
+from varprobe.theory.law import Downstream, Gradient, Known, Law, Step, Value, Weight
 from varprobe.theory.lengths import multiply_lengths
+from varprobe.theory.positions import LinearMap
+from varprobe.theory.rules.broadcast import broadcast, keep
 from varprobe.theory.rules.mixtures import carry, weigh_by_table
 from varprobe.theory.rules.pointwise import apply_pointwise
 from varprobe.theory.rules.registry import rule
+from varprobe.theory.rules.rotation import multiply_complex
 from varprobe.theory.rules.samples import are_grouped_alike
 from varprobe.theory.rules.statistics import (
     divide_by_statistic,
@@ -26,10 +29,15 @@ from varprobe.theory.rules.statistics import (
 
 aten = torch.ops.aten
 
+GATED = "a gate that is made of what it multiplies"
+
 
 @rule(aten.mul.Tensor, aten.mul_.Tensor)
 def multiply(x: Value | float, y: Value | float) -> Step:
     """Return x y."""
+    turned = multiply_complex(x, y)
+    if turned is not None:
+        return turned
     for law, other, first in ((x, y, True), (y, x, False)):
         if not isinstance(law, Law):
             continue
@@ -39,10 +47,11 @@ def multiply(x: Value | float, y: Value | float) -> Step:
             return _place(multiply_by_statistic(law, other), first=first)
         number = _read_number(other)
         if number is not None:
-            step = apply_pointwise(aten.mul.Tensor, (x, y), {})
-            return _place(carry(step, law, number), first=first)
+            step = carry(apply_pointwise(aten.mul.Tensor, (x, y), {}), law, number)
+            # A parameter is a tensor whose gradient the operation gives.
+            return step if isinstance(other, Weight) else _place(step, first=first)
     if isinstance(x, Law) and isinstance(y, Law) and x.field is not y.field:
-        return gate(x, y)
+        return _gate_alike(x, y)
     return apply_pointwise(aten.mul.Tensor, (x, y), {})
 
 
@@ -70,6 +79,8 @@ def negate(x: Value) -> Step:
 def _read_number(value: Any) -> float | None:
     if isinstance(value, Known) and value.tensor.numel() == 1:
         return float(value.tensor)
+    if isinstance(value, Weight) and value.law.variance <= 1e-12 * value.law.second_moment:
+        return value.law.mean
     return float(value) if isinstance(value, int | float) else None
 
 
@@ -80,6 +91,54 @@ def _place(step: Step, *, first: bool) -> Step:
     if first:
         return step
     return Step(step.output, lambda gradient: [None, *inner(gradient)])
+
+
+def _gate_alike(x: Law, y: Law) -> Step:
+    """Return the product; of two arrays one may have a number for all positions of a sample."""
+    if x.layout == y.layout:
+        return gate(x, y)
+    steps = [repeat_over(x, y), repeat_over(y, x)]
+    first, second = (step.output for step in steps)
+    assert isinstance(first, Law)
+    assert isinstance(second, Law)
+    product = gate(first, second)
+
+    def backward(gradient: Gradient) -> Sequence[Downstream]:
+        parts = product.backward(gradient)  # type: ignore[misc]
+        return [step.backward(part)[0] for step, part in zip(steps, parts, strict=True)]  # type: ignore[misc]
+
+    return Step(product.output, backward)
+
+
+def repeat_over(x: Law, other: Law) -> Step:
+    """Return x at all positions of another array, where it has one for each sample."""
+    pairs = other.pairs
+    dims = zip(x.layout.dims, other.layout.dims, strict=False)
+    fits = len(x.layout.dims) == len(other.layout.dims) and all(a in ((), b) for a, b in dims)
+    if x.layout == other.layout or not fits:
+        return keep(x)
+    if x.pairs.positions > 1:
+        # Samples are told apart, and few: so are all positions.
+        return broadcast(x, other.layout)
+    if x.pairs.samples != pairs.samples or x.features != other.features:
+        raise MissingRuleError("factors meet whose axes differ")
+    settled = x.settle()
+    values = settled.pairs.to_explicit().values.view(2, *[1] * (pairs.values.dim() - 1))
+    repeated = replace(pairs, values=values.to(pairs.values.dtype).expand_as(pairs.values))
+    output = Law(
+        layout=other.layout,
+        field=Field(repeated, settled.means.expand(pairs.positions), settled.gaussian),
+        standing=x.standing,
+        field_spread=x.spread,
+    )
+    total = LinearMap((torch.ones(1, pairs.positions, dtype=torch.float64),))
+
+    def backward(gradient: Gradient) -> Sequence[Downstream]:
+        settled = gradient.settle()
+        signal = settled.signal.transform(total).to_explicit()
+        return [replace(settled, layout=x.layout, signal=signal)]
+
+    return Step(output, backward)
 
 
 def gate(x: Law, y: Law) -> Step:
@@ -95,6 +154,10 @@ def gate(x: Law, y: Law) -> Step:
     standing = x.standing.merge(y.standing)
     fresh = x.standing.fresh & ~y.standing.touched if not bool(x.means.any()) else 0
     fresh |= y.standing.fresh & ~x.standing.touched if not bool(y.means.any()) else 0
+    own = _find_gated(x, y)
+    if own is not None and not fresh:
+        # The gate knows what it multiplies by its size alone, which is sure at infinite width.
+        standing, fresh = standing.approximate(GATED), own.standing.fresh
     output = Law(
         layout=x.layout,
         field=Field(x.pairs * y.pairs, x.means * y.means, gaussian=False),
@@ -117,9 +180,8 @@ def gate(x: Law, y: Law) -> Step:
 
 
 def _are_independent(x: Law, y: Law) -> bool:
-    """Tell whether each has a weight of mean zero that the other has not seen."""
-    first, second = x.standing, y.standing
-    if first.fresh & ~second.touched and second.fresh & ~first.touched:
+    """Tell whether one has a weight of mean zero that the other has not seen."""
+    if _find_gated(x, y) is not None:
         return True
     a, b = x.mixing, y.mixing
     return (
@@ -128,6 +190,14 @@ def _are_independent(x: Law, y: Law) -> bool:
         and a.projection is b.projection
         and not bool(torch.isin(a.used, b.used).any())
     )
+
+
+def _find_gated(x: Law, y: Law) -> Law | None:
+    """Return the array that has not seen a fresh weight of the other, the gate."""
+    first, second = x.standing, y.standing
+    if second.fresh & ~first.touched:
+        return x
+    return y if first.fresh & ~second.touched else None
 
 
 def _multiply_spreads(x: Law, y: Law) -> Spread:

@@ -6,6 +6,7 @@ taken off from or what it divides is then an affine map at each position, and th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ from varprobe.theory.expectations import Field
 from varprobe.theory.fluctuations import Spread
 from varprobe.theory.law import Downstream, Gradient, Known, Law, Noise, Step, Value
 from varprobe.theory.layout import Layout, Role
-from varprobe.theory.rules.normalization import FEW_FEATURES, Affine, rescale
+from varprobe.theory.rules.normalization import Affine, check_enough, rescale
 from varprobe.theory.rules.reading import default_feature_dim, read_law
 from varprobe.theory.rules.registry import rule
 
@@ -26,17 +27,16 @@ PLAIN = Affine(1.0, 0.0, ())
 
 
 def average_features(x: Law, dim: int, *, keepdim: bool) -> Law:
-    """Return the mean over a dimension that holds all features.
+    """Return the mean over a dimension of features.
 
     Raises
     ------
     MissingRuleError
-        If it holds less, or too few to be sure of their average.
+        If it holds others, or too few to be sure of their average.
     """
-    if not x.layout.only(dim, Role.FEATURE) or x.layout.replace(dim, ()).count(Role.FEATURE) > 1:
-        raise MissingRuleError("a reduction over samples, or over some of the features")
-    if x.features < FEW_FEATURES:
-        raise MissingRuleError(f"fewer than {FEW_FEATURES} features share a statistic")
+    if not x.layout.only(dim, Role.FEATURE):
+        raise MissingRuleError("a reduction over samples, or over features and positions at once")
+    check_enough(math.prod(axis.size for axis in x.layout.dims[dim]))
     layout = x.layout.replace(dim, ())
     if not keepdim:
         layout = Layout((*layout.dims[:dim], *layout.dims[dim + 1 :]))
@@ -87,12 +87,17 @@ def _fits(small: Layout, layout: Layout) -> bool:
 
 def multiply_by_statistic(x: Law, statistic: Law) -> Step:
     """Return x times a function of an average over its features."""
-    return rescale(x, torch.zeros_like(x.means), statistic.means, PLAIN, centred=False)
+    return _rescale(x, statistic, statistic.means)
 
 
 def divide_by_statistic(x: Law, statistic: Law) -> Step:
     """Return x divided by a function of an average over its features."""
-    return rescale(x, torch.zeros_like(x.means), 1 / statistic.means, PLAIN, centred=False)
+    return _rescale(x, statistic, 1 / statistic.means)
+
+
+def _rescale(x: Law, statistic: Law, scales: torch.Tensor) -> Step:
+    units = x.features // statistic.layout.count(Role.FEATURE)
+    return rescale(x, torch.zeros_like(x.means), scales, PLAIN, units=units, centred=False)
 
 
 def subtract_statistic(x: Law, statistic: Law, alpha: float) -> Step:
