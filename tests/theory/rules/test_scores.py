@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import varprobe as vp
 from tests.reference.module_moments import compare
 from varprobe.recording import Site
+from varprobe.theory import predict_silently
 
 SITES, WIDTH, HEADS = 10, 64, 4
 CAUSAL = torch.ones(SITES, SITES, dtype=torch.bool).tril()
@@ -85,7 +85,7 @@ def draw():
 def predict(call, **options):
     torch.manual_seed(0)
     init = "normal(std=0.18)"  # scores of variance 4
-    return vp.predict(lambda: Attention(call, **options), draw(), init=init, draws=0)
+    return predict_silently(lambda: Attention(call, **options), draw(), init=init, draws=0)
 
 
 WAYS = [divided, scaled_before, by_einsum, by_batches]

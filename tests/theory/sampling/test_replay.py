@@ -27,6 +27,18 @@ class Cumulate(nn.Module):
         return torch.cumsum(x, 1) / 8
 
 
+class Unrolled(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.cell = nn.GRUCell(width, width)
+
+    def forward(self, x):
+        state = torch.zeros_like(x[:, 0])
+        for step in x.unbind(1):
+            state = self.cell(step, state)
+        return state
+
+
 class Maximal(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +101,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], torch.Tensor]]] = 
     "branches that depend on each other": (Maximal, lambda: torch.randn(16, 64)),
     "attention": (Attention, lambda: torch.randint(0, 30, (4, 12))),
     "weights used at every step": (
-        lambda: nn.LSTM(32, 32, batch_first=True),
+        lambda: Unrolled(32),
         lambda: torch.randn(8, 6, 32),
     ),
     "changes in place": (InPlace, lambda: torch.randn(16, 64)),
