@@ -68,6 +68,18 @@ class Attention(nn.Module):
         return self.head(x.mean(1))
 
 
+class Loop(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(32, 32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state = None
+        for step in x.unbind(1):
+            state = self.cell(step, state)
+        return state[0]
+
+
 class InPlace(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +101,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], torch.Tensor]]] = 
     "branches that depend on each other": (Maximal, lambda: torch.randn(16, 64)),
     "attention": (Attention, lambda: torch.randint(0, 30, (4, 12))),
     "weights used at every step": (
-        lambda: nn.LSTM(32, 32, batch_first=True),
+        Loop,
         lambda: torch.randn(8, 6, 32),
     ),
     "changes in place": (InPlace, lambda: torch.randn(16, 64)),
