@@ -157,8 +157,10 @@ CASES = (
         None,
     ),
     Case("post-norm encoder", partial(build_encoder, 4, 128), partial(torch.randn, 4, 32, 128), 64),
-    Case("LSTM, 20 steps", partial(Recurrent, nn.LSTM, 128), partial(torch.randn, 16, 20, 128), 64),
-    Case("GRU, 20 steps", partial(Recurrent, nn.GRU, 128), partial(torch.randn, 16, 20, 128), 64),
+    Case(
+        "LSTM, 20 steps", partial(Recurrent, nn.LSTM, 128), partial(torch.randn, 16, 20, 128), 256
+    ),
+    Case("GRU, 20 steps", partial(Recurrent, nn.GRU, 128), partial(torch.randn, 16, 20, 128), 256),
 )
 
 

@@ -27,18 +27,6 @@ class Cumulate(nn.Module):
         return torch.cumsum(x, 1) / 8
 
 
-class Unrolled(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.cell = nn.GRUCell(width, width)
-
-    def forward(self, x):
-        state = torch.zeros_like(x[:, 0])
-        for step in x.unbind(1):
-            state = self.cell(step, state)
-        return state
-
-
 class Maximal(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -80,6 +68,18 @@ class Attention(nn.Module):
         return self.head(x.mean(1))
 
 
+class Loop(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(32, 32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state = None
+        for step in x.unbind(1):
+            state = self.cell(step, state)
+        return state[0]
+
+
 class InPlace(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], torch.Tensor]]] = 
     "branches that depend on each other": (Maximal, lambda: torch.randn(16, 64)),
     "attention": (Attention, lambda: torch.randint(0, 30, (4, 12))),
     "weights used at every step": (
-        lambda: Unrolled(32),
+        Loop,
         lambda: torch.randn(8, 6, 32),
     ),
     "changes in place": (InPlace, lambda: torch.randn(16, 64)),

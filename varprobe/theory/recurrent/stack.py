@@ -157,15 +157,16 @@ class Stack:
 
     def _stand(self, weights: Sequence[Weights]) -> Standing:
         """Return how states of these weights stand: odd in them, if nothing else has met them."""
-        touched, reason = self.x.standing.touched, SAMPLED
+        standing, own = self.x.standing.approximate(SAMPLED), 0
         for weight in self._list_weights():
-            reason = SHARED if weight.bit & touched else reason
-            touched |= weight.bit
+            own |= weight.bit
+        shared = bool(own & standing.touched)
+        if shared:
+            standing = replace(standing, reason=SHARED)
         begun = any(state is not None for state in self.start)
-        odd = self.call.cell.odd and not begun and reason is SAMPLED
-        bits = [w.from_input.bit for w in weights] if odd else []
-        standing = replace(self.x.standing, touched=touched, fresh=0, terms=())
-        return _refresh(standing, bits).approximate(reason)
+        odd = self.call.cell.odd and not begun and not shared
+        standing = replace(standing, touched=standing.touched | own)
+        return _refresh(standing, [w.from_input.bit for w in weights] if odd else [])
 
     def _list_weights(self) -> list[Weight]:
         every = [weights for layer in self.call.weights for weights in layer]
