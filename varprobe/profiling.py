@@ -65,8 +65,8 @@ def profile(
     """Record one forward and one backward pass for each draw of the weights.
 
     Nothing is left behind: parameters, buffers, gradients, train/eval mode, hooks and random states
-    are as before, also after an exception. The model runs in its own train/eval mode. Where trainable
-    weights belong to layers that nobody called, further forward passes tell whether they are used.
+    are as before, also after an exception. The model runs in its own train/eval mode. Where
+    trainable weights belong to layers that nobody called, it runs again to see if they are used.
 
     Parameters
     ----------
