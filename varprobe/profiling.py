@@ -12,8 +12,17 @@ from torch import nn
 
 from varprobe.errors import InvalidArgumentError, UnsupportedModelError
 from varprobe.initializers import initialize
-from varprobe.modules import Inputs, Loss, split_inputs, walk_tensors
+from varprobe.modules import (
+    Inputs,
+    Loss,
+    name_modules,
+    own_parameters,
+    split_inputs,
+    walk_tensors,
+)
 from varprobe.observation.filters import Filters
+from varprobe.observation.influence import find_influential
+from varprobe.observation.ledger import UNCALLED
 from varprobe.observation.preservation import (
     copy_inputs,
     preserved,
@@ -56,7 +65,8 @@ def profile(
     """Record one forward and one backward pass for each draw of the weights.
 
     Nothing is left behind: parameters, buffers, gradients, train/eval mode, hooks and random states
-    are as before, also after an exception. The model runs in its own train/eval mode.
+    are as before, also after an exception. The model runs in its own train/eval mode. Where
+    trainable weights belong to layers that nobody called, it runs again to see if they are used.
 
     Parameters
     ----------
@@ -154,6 +164,8 @@ def profile(
                 with torch.set_grad_enabled(loss is not False), probe:
                     missing = _run(built, args, named, loss, seeds)
                 recording = probe.recording
+                if loss is not False:
+                    missing += _find_detached(built, args, named, recording, seeds)
         recordings.append(_annotate(recording, init, seed, loss, missing))
         if progress is not None:
             progress(draw + 1)
@@ -240,6 +252,33 @@ def _run(
         for path, tensor in found.values()
         if not _is_dense(tensor)
     ]
+
+
+def _find_detached(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    recording: Recording,
+    seeds: _Seeds,
+) -> list[Unobserved]:
+    """Return the weights of modules nobody called that have no gradient and are used all the same.
+
+    The model runs again for it, if there are modules nobody called.
+    """
+    uncalled = {unseen.module for unseen in recording.unobserved if unseen.reason == UNCALLED}
+    names = {module: known.name for module, known in name_modules(model).items()}
+    suspects = {
+        f"{names[module] or '(root)'}.{name}": parameter
+        for module, name, parameter in own_parameters(names)
+        if names[module] in uncalled and parameter.requires_grad and parameter.grad is None
+    }
+
+    def forward() -> object:
+        seed_generators(seeds.derive(_FORWARD))
+        return model(*copy_inputs(args), **copy_inputs(kwargs))
+
+    reason = "weight_gradient: used detached or without a graph; the output depends on the weight"
+    return [Unobserved(module=name, reason=reason) for name in find_influential(forward, suspects)]
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:

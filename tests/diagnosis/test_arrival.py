@@ -43,9 +43,21 @@ def functional(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return F.linear(x, layer.weight, layer.bias)
 
 
+def functional_detached(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return F.linear(x, layer.weight.detach(), layer.bias.detach())
+
+
+def only_looked_at(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    # Read, and even an argument of an operation, but nothing comes of it.
+    assert layer.weight.detach().norm() > 0
+    return x
+
+
 @pytest.mark.parametrize(
     ("use", "level", "reason"),
     [
+        (functional_detached, "error", "used detached"),
+        (only_looked_at, "info", "never called"),
         (detached, "error", "no gradient came back to its output"),
         (without_graph, "error", "ran without a graph"),
         (unused, "info", "never called"),

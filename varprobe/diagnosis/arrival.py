@@ -21,6 +21,10 @@ CUT_OFF = (
     "ran, and no gradient came back to its output: it is detached, or the loss does not use it"
 )
 BYPASSED = "has a gradient at its output and none at its weights: they are detached, or replaced"
+DETACHED = (
+    "is never called, and gets no gradient, but the output depends on its weights: they are used "
+    "detached, or without a graph"
+)
 
 UNUSED = "trainable, and never called in this forward pass: unused experts, branches or heads"
 FROZEN = "frozen: it does not require a gradient"
@@ -29,6 +33,8 @@ REMEDIES = {
     NO_GRAPH: "Run it outside of torch.no_grad(), or freeze it: requires_grad_(False).",
     CUT_OFF: "Remove the .detach(), or freeze the layers before it: requires_grad_(False).",
     BYPASSED: "Use the module's own parameters in its forward, not .detach() or .data of them.",
+    DETACHED: "Use the weights themselves, not .detach() or .data of them, or freeze them: "
+    "requires_grad_(False).",
     UNUSED: "Nothing, if another input uses it; else remove it: optimizers and DDP trip over it.",
     FROZEN: "Nothing, if it is meant to stay as it is.",
 }
@@ -89,6 +95,7 @@ class _Books:
     reached: frozenset[str]
     absent_weights: frozenset[str]
     absent_outputs: frozenset[str]
+    detached: frozenset[str]
     listed: frozenset[str]
 
     @classmethod
@@ -100,8 +107,8 @@ class _Books:
         def list_modules(signal: str) -> frozenset[str]:
             return frozenset(s.site.module for s in analysis.select(signal=signal, run=run))
 
-        def list_absent(signal: str) -> frozenset[str]:
-            start = f"{signal}: none arrived; the loss"
+        def list_absent(signal: str, why: str = "none arrived; the loss") -> frozenset[str]:
+            start = f"{signal}: {why}"
             unseen = analysis.recording.unobserved
             return frozenset(u.module for u in unseen if u.reason.startswith(start))
 
@@ -112,6 +119,7 @@ class _Books:
             reached=list_modules("gradient"),
             absent_weights=list_absent("weight_gradient"),
             absent_outputs=list_absent("gradient"),
+            detached=list_absent("weight_gradient", "used detached"),
             listed=frozenset(u.module for u in analysis.recording.unobserved),
         )
 
@@ -123,7 +131,7 @@ class _Books:
         if not names & self.absent_weights:
             return None if names & self.listed else FROZEN
         if module not in self.called:
-            return UNUSED
+            return DETACHED if names & self.detached else UNUSED
         if module not in self.reached:
             return CUT_OFF if self._has_lost_output(module) else NO_GRAPH
         # A container may hold a parameter that this forward pass does not need (a mask token); a

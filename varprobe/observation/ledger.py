@@ -32,6 +32,7 @@ FULLY_SHARDED = (
     "parameter.grad after the backward pass"
 )
 
+UNCALLED = "never called; its weights may be used without it, as a function's arguments"
 
 Key = tuple[str, int, str, str]
 """Module, call, output and signal."""
@@ -224,11 +225,10 @@ class Ledger:
             if name in called or not _has_forward(module):
                 continue
             held = any(True for _ in module.parameters(recurse=False))
-            use = "; its weights may be used without it, as a function's arguments" if held else ""
-            where = (
-                "called inside a backward pass only" if self.recomputed[name] else "never called"
-            )
-            yield Unobserved(module=name, reason=f"{where}{use}")
+            reason = UNCALLED if held else "never called"
+            if self.recomputed[name]:
+                reason = reason.replace("never called", "called inside a backward pass only")
+            yield Unobserved(module=name, reason=reason)
 
 
 def _has_forward(module: nn.Module) -> bool:
