@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from varprobe.cli import options
-from varprobe.cli.inputs import draw_inputs
 from varprobe.cli.output import stdout_for_results, write_file, write_result
-from varprobe.cli.targets import load_target
+from varprobe.cli.subjects import load_with_inputs
 
 if TYPE_CHECKING:
     from varprobe.cli.inputs import InputSpec
@@ -43,18 +42,10 @@ def command(
     Inputs are not needed. With them, a forward pass shows which nonlinearity comes behind which
     layer, and so which variance its weights should have.
     """
-    import torch
-
     import varprobe as vp
 
     with stdout_for_results():
-        # For a target that draws weights or inputs while it is imported or called.
-        torch.manual_seed(seed)
-        found = load_target(target)
-        given = found.inputs
-        if inputs:
-            device = next((p.device for p in found.sample.parameters()), torch.device("cpu"))
-            given = draw_inputs(inputs, seed=seed, device=device)
+        found, given = load_with_inputs(target, inputs, seed=seed)
         identification = vp.identify(found.sample, given)
     write_result(identification, output_format)
     if html is not None:
