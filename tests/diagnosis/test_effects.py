@@ -12,6 +12,7 @@ from torch import nn
 import varprobe as vp
 from tests.diagnosis.cases import Case, draw_weights, encoder, he, make, mlp
 from varprobe.diagnosis import effects
+from varprobe.theory import predict_silently
 from varprobe.theory.parameters import measure_law
 
 DEPTH, BAD = 10, "8.weight"
@@ -88,7 +89,7 @@ def test_what_theory_does_not_reach_is_left_out_with_its_reason() -> None:
     diagnosis = vp.diagnose(vp.analyze(vp.profile(model, inputs)))
     cause = diagnosis.findings[0]
     assert cause.effect == ""
-    told = effects.add_effects(diagnosis, lambda _: vp.predict(model, inputs, draws=0))
+    told = effects.add_effects(diagnosis, lambda _: predict_silently(model, inputs, draws=0))
     cause = told.findings[0]
     assert re.match(r"gradient at layers\.0\.linear1 unknown \(.+\); output at", cause.effect)
     failed = effects.add_effects(diagnosis, _refuse)
