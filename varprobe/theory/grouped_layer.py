@@ -169,7 +169,9 @@ class _Draw:
             joint = groups.counts.float() * signal[int(s == t)].float() * alike
             left, right = binned[:, s], binned[:, t]
             mixed = (joint @ right.flatten(-2)).view_as(right)
-            sums = torch.einsum("dhigf,dhikf->gk", left, mixed).double() / (self.draws * HEADS)
+            # One product of all bins, over everything else.
+            rows = [part.movedim(-2, 0).flatten(1) for part in (left, mixed)]
+            sums = (rows[0] @ rows[1].mT).double() / (self.draws * HEADS)
             same = self._sum_alone(joint, s, t, reached)
             part = groups.average((sums + sums.mT) / 2, same)
             found.append(part * (level * self.scale**2))
