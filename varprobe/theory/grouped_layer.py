@@ -153,11 +153,12 @@ class _Draw:
         """
         soft, groups, x = self.weights.soft, self.groups, self.x
         reached = _fold(soft, x)
-        parts = [
-            soft[..., span] @ x[:, :, None, span] - soft[..., span].sum(-1, keepdim=True) * reached
-            for span in groups.spans
-        ]
-        binned = torch.stack(parts, dim=-2)
+        shares = groups.sum_near(soft).float()
+        # By representative first: what comes of all queries for the keys that it stands for.
+        binned = -shares.movedim(-1, 0)[..., None] * reached
+        for one, span in zip(binned, groups.spans, strict=True):
+            one += _fold(soft[..., span], x[:, :, span])
+        flat = [binned[:, :, s].flatten(1) for s in (0, 1)]
         level = value.variance * value.source.features / x.shape[-1] * value.features
         expected = self.query.mixing.pairs().values
         found = []
@@ -167,11 +168,8 @@ class _Draw:
                 own = self.q[:, s].square().mean(-1)
                 alike = alike - torch.diag_embed(alike.diagonal(dim1=-2, dim2=-1) - own)
             joint = groups.counts.float() * signal[int(s == t)].float() * alike
-            left, right = binned[:, s], binned[:, t]
-            mixed = (joint @ right.flatten(-2)).view_as(right)
-            # One product of all bins, over everything else.
-            rows = [part.movedim(-2, 0).flatten(1) for part in (left, mixed)]
-            sums = (rows[0] @ rows[1].mT).double() / (self.draws * HEADS)
+            mixed = (joint @ binned[:, :, t]).flatten(1)
+            sums = (flat[s] @ mixed.mT).double() / (self.draws * HEADS)
             same = self._sum_alone(joint, s, t, reached)
             part = groups.average((sums + sums.mT) / 2, same)
             found.append(part * (level * self.scale**2))
