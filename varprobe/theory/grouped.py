@@ -66,9 +66,19 @@ class Groups:
         return torch.bincount(self.nearest, minlength=len(self.places)).double()
 
     @cached_property
+    def widths(self) -> Tensor:
+        """Sites of each group, float64."""
+        return torch.bincount(self.owner[self.nearest]).double()
+
+    def deal(self, sums: Tensor) -> Tensor:
+        """Return sums over the pairs of sites of two groups by representatives, (N, N)."""
+        shares = self.sizes / self.widths[self.owner]
+        return sums[self.owner][:, self.owner] * shares[:, None] * shares
+
+    @cached_property
     def spans(self) -> list[slice]:
-        """The sites that each representative stands for."""
-        ends = self.sizes.long().cumsum(0).tolist()
+        """The sites of each group."""
+        ends = self.widths.long().cumsum(0).tolist()
         return [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
 
     @cached_property

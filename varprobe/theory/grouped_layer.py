@@ -153,11 +153,12 @@ class _Draw:
         """
         soft, groups, x = self.weights.soft, self.groups, self.x
         reached = _fold(soft, x)
-        shares = groups.sum_near(soft).float()
-        # By representative first: what comes of all queries for the keys that it stands for.
-        binned = -shares.movedim(-1, 0)[..., None] * reached
-        for one, span in zip(binned, groups.spans, strict=True):
-            one += _fold(soft[..., span], x[:, :, span])
+        # By group first: what each query has to do with the keys of a group.
+        parts = [
+            _fold(soft[..., span], x[:, :, span]) - soft[..., span].sum(-1, keepdim=True) * reached
+            for span in groups.spans
+        ]
+        binned = torch.stack(parts)
         flat = [binned[:, :, s].flatten(1) for s in (0, 1)]
         level = value.variance * value.source.features / x.shape[-1] * value.features
         expected = self.query.mixing.pairs().values
@@ -171,7 +172,7 @@ class _Draw:
             mixed = (joint @ binned[:, :, t]).flatten(1)
             sums = (flat[s] @ mixed.mT).double() / (self.draws * HEADS)
             same = self._sum_alone(joint, s, t, reached)
-            part = groups.average((sums + sums.mT) / 2, same)
+            part = groups.average(groups.deal((sums + sums.mT) / 2), same)
             found.append(part * (level * self.scale**2))
         pairs = torch.stack([found[2], (found[0] + found[1]) / 2])
         pairs[1].diagonal().clamp_min_(0)
@@ -183,8 +184,8 @@ class _Draw:
         near, far = reached[:, s], reached[:, t]
         through = (joint @ right) * left
         total = through.sum(-2) * (x[:, :, s] * x[:, :, t]).sum(-1)
-        total = total - ((joint @ (right * (far @ x[:, :, s].mT))) * left).sum(-2)
-        total = total - (through * (near @ x[:, :, t].mT)).sum(-2)
+        # Both mixed terms are alike: one is the other with queries and samples swapped.
+        total = total - 2 * (through * (near @ x[:, :, t].mT)).sum(-2)
         total = total + (((joint * (near @ far.mT)) @ right) * left).sum(-2)
         return self.groups.sum_near(total.double().mean((0, 1)))
 
