@@ -140,23 +140,23 @@ CASES = (
         "GPT, 4 layers, T=64",
         partial(GPT, 4, 128, 4, 64, 1000),
         partial(_tokens, 1000, 4, 64),
-        64,
+        128,
     ),
     Case(
         "Llama-like, 4 layers, T=64",
         partial(Llama, 4, 128),
         partial(_tokens, 1000, 4, 64),
-        64,
+        128,
         None,
     ),
     Case(
         "ViT, class token 0",
         partial(VisionTransformer, 4, 128),
         partial(torch.randn, 4, 3, 32, 32),
-        64,
+        256,
         None,
     ),
-    Case("post-norm encoder", partial(build_encoder, 4, 128), partial(torch.randn, 4, 32, 128), 64),
+    Case("post-norm encoder", partial(build_encoder, 4, 128), partial(torch.randn, 4, 32, 128), 128),
     Case(
         "LSTM, 20 steps", partial(Recurrent, nn.LSTM, 128), partial(torch.randn, 16, 20, 128), 256
     ),

@@ -118,3 +118,24 @@ def test_a_long_sequence_costs_no_more_than_its_groups(monkeypatch):
         lambda: Llama(1, 64, 1000), tokens, init="normal(std=0.02, embeddings=True)", draws=0
     )
     assert list(prediction) == list(again)
+
+
+def test_large_scores_of_a_long_sequence_are_summed_over_all_keys(monkeypatch):
+    # Scores of variance 10: a query reads a few of 300 keys, which a choice of 34 would miss.
+    torch.manual_seed(0)
+    x = torch.randint(0, 1000, (1, 300))
+
+    def predict():
+        init = "normal(std=0.222, embeddings=True)"
+        return vp.predict(lambda: Llama(1, 64, 1000), x, init=init, draws=0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(grouped_layer, "MOST_DRAWS", 2)  # as many as 2,048 tokens get
+        found = predict()
+    monkeypatch.setattr(grouped, "MOST_SITES", 300)
+    monkeypatch.setattr("varprobe.theory.rules.lookup.MOST_SITES", 300)
+    expected = predict()
+    assert not found.unsupported
+    for row, told in zip(found, expected, strict=True):
+        allowed = 0.05 if row.site.signal == "activation" else 0.2
+        assert row.second_moment == pytest.approx(told.second_moment, rel=allowed, abs=1e-9), row

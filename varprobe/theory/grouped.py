@@ -66,6 +66,22 @@ class Groups:
         return torch.bincount(self.nearest, minlength=len(self.places)).double()
 
     @cached_property
+    def widths(self) -> Tensor:
+        """Sites of each group, float64."""
+        return torch.bincount(self.owner[self.nearest]).double()
+
+    def deal(self, sums: Tensor) -> Tensor:
+        """Return sums over the pairs of sites of two groups by representatives, (N, N)."""
+        shares = self.sizes / self.widths[self.owner]
+        return sums[self.owner][:, self.owner] * shares[:, None] * shares
+
+    @cached_property
+    def spans(self) -> list[slice]:
+        """The sites of each group."""
+        ends = self.widths.long().cumsum(0).tolist()
+        return [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
+
+    @cached_property
     def alike(self) -> Tensor:
         """Whether two representatives are of one group, (N, N)."""
         return self.owner[:, None] == self.owner
@@ -87,8 +103,23 @@ class Groups:
         lead, count = values.shape[:-2], len(self.places)
         half = values.new_zeros(*lead, count, self.sites).index_add_(-2, self.nearest, values)
         sums = values.new_zeros(*lead, count, count).index_add_(-1, self.nearest, half).double()
-        same = torch.zeros(*lead, count, dtype=torch.float64)
-        same.index_add_(-1, self.nearest, values.diagonal(dim1=-2, dim2=-1).double())
+        return self.average(sums, self.sum_near(values.diagonal(dim1=-2, dim2=-1)))
+
+    def sum_near(self, values: Tensor) -> Tensor:
+        """Return the sums over the sites of each representative, (..., T) to (..., N), float64."""
+        found = torch.zeros(*values.shape[:-1], len(self.places), dtype=torch.float64)
+        return found.index_add_(-1, self.nearest, values.double())
+
+    def average(self, sums: Tensor, same: Tensor) -> Tensor:
+        """Return averages over pairs of sites, (..., N, N).
+
+        Parameters
+        ----------
+        sums : Tensor
+            Over all pairs of sites of two representatives, (..., N, N).
+        same : Tensor
+            Over the pairs of a site with itself, (..., N).
+        """
         member = torch.nn.functional.one_hot(self.owner).double()
         inside = (member.mT @ (sums - torch.diag_embed(same)) @ member).diagonal(dim1=-2, dim2=-1)
         width = member.mT @ self.sizes

@@ -141,19 +141,26 @@ class _Draw:
         counts = self.groups.counts.float()
         through = {pair: counts * signal[int(pair[0] == pair[1])].float() for pair in SAMPLES}
         shared = self.query.heads // value.heads
-        passed = _collect(self.weights.passed[..., places], through) * shared
+        passed = self._collect(through) * shared
         to_value = Returned(passed, passed, 0.0, 0.0, averaged=True)
         return Back(query, key, to_value, *map(self.measure, (slopes, dropped, softened)))
 
     def _reach_keys(self, signal: Tensor, value: Stream) -> Tensor:
         """Return the pairs of the keys' gradient, averaged over gradient and values by formula.
 
-        Sums over all queries by a few of them would else be lost in noise.
+        Sums over all queries by a few of them would else be lost in noise. Key j gets from query i
+        the gradient dS_ij q_i, where dS_ij = A_ij dy_i · (v_j - Σ A v).
         """
-        places, soft = self.groups.places, self.weights.soft
-        reached = _fold(soft, self.x)
-        near, weights = self.x[:, :, None, places], soft[..., places]
-        level = value.variance * value.source.features / self.x.shape[-1] * value.features
+        soft, groups, x = self.weights.soft, self.groups, self.x
+        reached = _fold(soft, x)
+        # By group first: what each query has to do with the keys of a group.
+        parts = [
+            _fold(soft[..., span], x[:, :, span]) - soft[..., span].sum(-1, keepdim=True) * reached
+            for span in groups.spans
+        ]
+        binned = torch.stack(parts)
+        flat = [binned[:, :, s].flatten(1) for s in (0, 1)]
+        level = value.variance * value.source.features / x.shape[-1] * value.features
         expected = self.query.mixing.pairs().values
         found = []
         for s, t in SAMPLES:
@@ -161,17 +168,26 @@ class _Draw:
             if s == t:
                 own = self.q[:, s].square().mean(-1)
                 alike = alike - torch.diag_embed(alike.diagonal(dim1=-2, dim2=-1) - own)
-            joint = self.groups.counts.float() * signal[int(s == t)].float() * alike
-            left, right = weights[:, s].mT, weights[:, t]
-            first = (left @ joint @ right) * (near[:, s] @ near[:, t].mT)
-            second = ((left @ joint) * (near[:, s] @ reached[:, t].mT)) @ right
-            third = left @ ((joint @ right) * (reached[:, s] @ near[:, t].mT))
-            fourth = left @ (joint * (reached[:, s] @ reached[:, t].mT)) @ right
-            part = (first - second - third + fourth).double().mean((0, 1))
-            found.append((part + part.mT) / 2 * (level * self.scale**2))
+            joint = groups.counts.float() * signal[int(s == t)].float() * alike
+            mixed = (joint @ binned[:, :, t]).flatten(1)
+            sums = (flat[s] @ mixed.mT).double() / (self.draws * HEADS)
+            same = self._sum_alone(joint, s, t, reached)
+            part = groups.average(groups.deal((sums + sums.mT) / 2), same)
+            found.append(part * (level * self.scale**2))
         pairs = torch.stack([found[2], (found[0] + found[1]) / 2])
         pairs[1].diagonal().clamp_min_(0)
         return pairs
+
+    def _sum_alone(self, joint: Tensor, s: int, t: int, reached: Tensor) -> Tensor:
+        """Return the sums over the pairs of a key with itself, (N,)."""
+        x, left, right = self.x[:, None], self.weights.soft[:, s], self.weights.soft[:, t]
+        near, far = reached[:, s], reached[:, t]
+        through = (joint @ right) * left
+        total = through.sum(-2) * (x[:, :, s] * x[:, :, t]).sum(-1)
+        # Both mixed terms are alike: one is the other with queries and samples swapped.
+        total = total - 2 * (through * (near @ x[:, :, t].mT)).sum(-2)
+        total = total + (((joint * (near @ far.mT)) @ right) * left).sum(-2)
+        return self.groups.sum_near(total.double().mean((0, 1)))
 
     def _reach_values(self, drawn: Tensor, value: Stream) -> Tensor:
         """Return the gradient of the attention weights."""
@@ -183,6 +199,19 @@ class _Draw:
             bias = torch.randn(self.draws, 1, HEADS, value.width, 1, generator=self.generator)
             slopes = slopes + drawn @ bias * math.sqrt(value.offset)
         return slopes
+
+    def _collect(self, inner: dict[tuple[int, int], Tensor]) -> Tensor:
+        """Return the average of Aᵀ G A over draws and heads, (2, N, N)."""
+        passed, groups = self.weights.passed, self.groups
+
+        def part(s: int, t: int) -> Tensor:
+            left, right = passed[:, s], passed[:, t]
+            sums = groups.sum_near(left).mT @ inner[s, t].double() @ groups.sum_near(right)
+            same = groups.sum_near(((inner[s, t] @ right) * left).sum(-2))
+            sums, same = sums.mean((0, 1)), same.mean((0, 1))
+            return groups.average((sums + sums.mT) / 2, same)
+
+        return torch.stack([part(0, 1), (part(0, 0) + part(1, 1)) / 2])
 
     def _unmix(self, stream: Stream, gradient: Tensor) -> Tensor:
         plain = stream.unmix(gradient, rows=self.groups.places)
@@ -208,17 +237,6 @@ def _fold(left: Tensor, right: Tensor) -> Tensor:
     """Return (draws, 2, heads, N, k) times (draws, 2, k, f), which is read once for all heads."""
     product = left.flatten(2, 3) @ right
     return product.view(*left.shape[:-1], right.shape[-1])
-
-
-def _collect(weights: Tensor, inner: dict[tuple[int, int], Tensor]) -> Tensor:
-    """Return the average of Wᵀ K W over draws and heads, W (draws, 2, heads, N, N): (2, N, N)."""
-
-    def part(s: int, t: int) -> Tensor:
-        left, right = weights[:, s].mT, weights[:, t]
-        found: Tensor = (left @ inner[s, t] @ right).double().mean((0, 1))
-        return (found + found.mT) / 2
-
-    return torch.stack([part(0, 1), (part(0, 0) + part(1, 1)) / 2])
 
 
 def _multiply(first: Tensor, second: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ from varprobe.presentation import Presentable
 from varprobe.recording import Site
 from varprobe.schema import PREDICTION, build_frame
 from varprobe.theory.backpropagation import Arriving, pull_back
+from varprobe.theory.dtype_range import BEYOND, check_range
 from varprobe.theory.law import Ignored, Known, Noise, Unknown, Value, Weight
 from varprobe.theory.parameters import Parameter, read_parameters, replace_laws
 from varprobe.theory.propagation import Forward, propagate
@@ -162,7 +164,8 @@ def predict(
     Warns
     -----
     VarprobeWarning
-        If rows are left without numbers, with the operations that want a rule.
+        If rows are left without numbers, with the operations that want a rule; and if an output
+        leaves the range of its dtype: theory computes with real numbers.
 
     Examples
     --------
@@ -183,6 +186,16 @@ def predict(
             f"{len(missing)} of {len(prediction)} rows have no numbers; the {first.site.signal} "
             f"{first.site} is the first: {first.reason}. "
             + (f"Rules are missing: {wanted}; give one with @vp.rule." if wanted else ""),
+            VarprobeWarning,
+            stacklevel=2,
+        )
+    beyond = [e for e in prediction if e.reason.startswith(BEYOND)]
+    if beyond:
+        warnings.warn(
+            f"{len(beyond)} of {len(prediction)} rows are {BEYOND}; the {beyond[0].site.signal} "
+            f"{beyond[0].site} is the first: {beyond[0].reason.removeprefix(BEYOND + ': ')}. From "
+            "there on a run gives other numbers than these. Use a dtype with a larger range, a "
+            "smaller initialization, or a norm.",
             VarprobeWarning,
             stacklevel=2,
         )
@@ -312,7 +325,7 @@ def _find_gradients(tape: Tape, forward: Forward, results: list[int], *, own: bo
         )
         traced = (before for n in read for before in tape.trace_back(n))
         if operation.grad and operation.name not in CUTS and not needed.isdisjoint(traced):
-            needed.update(n for n in operation.outputs if tape.floating[n])
+            needed.update(n for n in operation.outputs if tape.carries_signal(n))
     arrived = pull_back(tape, forward, results, needed.__contains__)
     if own:
         arrived = dict.fromkeys(arrived, OWN_LOSS)
@@ -347,7 +360,9 @@ def _list_rows(
         value = forward.values[output.value]
         if isinstance(value, Ignored):
             continue
-        found.append(expect_activation(output, value, sampled.find_activation(output.value)))
+        row = expect_activation(output, value, sampled.find_activation(output.value))
+        size = math.prod(tape.shapes[output.value])
+        found.append(check_range(row, tape.dtypes[output.value], size))
         if gradients is not None and output.value in gradients.arrived:
             gradient = gradients.arrived[output.value]
             drawn = sampled.find_gradient(output.value)

@@ -197,7 +197,7 @@ def _spread_outputs(operation: Operation, result: Any, tape: Tape) -> dict[int, 
     for number, part in zip(operation.outputs, parts, strict=False):
         if isinstance(part, Law | Scores) and part.layout.shape != tape.shapes[number]:
             part = Unknown(f"the rule gives shape {part.layout.shape}", operation.name)
-        if isinstance(part, Unknown | Ignored) and not tape.floating[number]:
+        if isinstance(part, Unknown | Ignored) and not tape.carries_signal(number):
             part = Ignored(tape.shapes[number])
         if isinstance(part, Law) and isinstance(result, Step) and not operation.grad:
             part = replace(part)

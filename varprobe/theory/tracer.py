@@ -100,8 +100,8 @@ class Tape:
         Of every module, children before their container.
     sources : dict of int to Tensor
         Values that no operation made: parameters, buffers, inputs, constants.
-    floating : dict of int to bool
-        Whether a value is a tensor of real or complex numbers, not of integers.
+    dtypes : dict of int to torch.dtype
+        In which each value is computed.
     shapes : dict of int to tuple
         Shape of each value.
     inputs : set of int
@@ -116,11 +116,15 @@ class Tape:
     operations: list[Operation] = field(default_factory=list)
     outputs: list[Output] = field(default_factory=list)
     sources: dict[int, torch.Tensor] = field(default_factory=dict)
-    floating: dict[int, bool] = field(default_factory=dict)
+    dtypes: dict[int, torch.dtype] = field(default_factory=dict)
     shapes: dict[int, tuple[int, ...]] = field(default_factory=dict)
     inputs: set[int] = field(default_factory=set)
     results: object = None
     lost: dict[int, int | None] = field(default_factory=dict)
+
+    def carries_signal(self, value: int) -> bool:
+        """Tell whether a value is a tensor of real or complex numbers, not of integers."""
+        return self.dtypes[value].is_floating_point or self.dtypes[value].is_complex
 
     def trace_back(self, value: int) -> Iterator[int]:
         """Yield a value and, if it was lost, what the same tensor held before."""
@@ -178,7 +182,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._objects[id(tensor)] = value
         # The key is made of addresses, which are those of this tensor only while it lives.
         self._kept.append(tensor)
-        self.tape.floating[value] = tensor.is_floating_point() or tensor.is_complex()
+        self.tape.dtypes[value] = tensor.dtype
         self.tape.shapes[value] = tuple(tensor.shape)
         return value
 

@@ -309,15 +309,21 @@ def measure_level(values: Tensor, samples: int, heads: int, shares: Tensor | Non
     shares : Tensor or None
         For how many queries each stands.
     """
-    shown = values.isfinite()
-    kept = torch.where(shown, values, 0.0)
-    sums = torch.stack([kept.sum(-1), kept.square().sum(-1), shown.sum(-1)]).double()
-    if shares is not None:
-        sums = sums * shares
-    mean, square, count = sums.sum((-2, -1))
-    count = count.clamp_min(1)
-    squares = square / count
-    return Level(float((mean / count).mean()), float(squares.mean()), vary(squares, samples, heads))
+    mean, square = values.mean(-1).double(), values.square().mean(-1).double()
+    if not bool(mean.isfinite().all()):
+        shown = values.isfinite()
+        count = shown.sum(-1).clamp_min(1)
+        kept = torch.where(shown, values, 0.0)
+        mean, square = kept.sum(-1).double() / count, kept.square().sum(-1).double() / count
+        seen = shown.sum(-1).double()
+        shares = seen if shares is None else seen * shares
+    if shares is None:
+        shares = torch.ones((), dtype=torch.float64)
+    shares = shares.expand_as(mean)
+    whole = shares.sum((-2, -1)).clamp_min(1e-300)
+    squares = (square * shares).sum((-2, -1)) / whole
+    average = float(((mean * shares).sum((-2, -1)) / whole).mean())
+    return Level(average, float(squares.mean()), vary(squares, samples, heads))
 
 
 def _vary_grams(same: list[Tensor], samples: int, heads: int) -> float:
