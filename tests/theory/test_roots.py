@@ -7,7 +7,7 @@ from torch import nn
 import varprobe as vp
 from varprobe.initializers import initialize
 from varprobe.recording import Site
-from varprobe.theory.roots import add_root, blend_roots, covary, scale_roots
+from varprobe.theory.roots import add_root, add_roots, covary, scale_roots, separate
 
 
 def test_only_what_is_common_covaries():
@@ -17,10 +17,12 @@ def test_only_what_is_common_covaries():
     assert covary(first, add_root({}, 3, 1.0)) == 0
 
 
-def test_a_sum_of_one_with_itself_is_itself():
+def test_what_is_common_cancels_in_a_ratio():
     roots = add_root(add_root({}, 1, 0.3), 2, 0.4)
-    assert blend_roots(roots, roots, 0.3) == pytest.approx(roots)
     assert covary(roots, roots) == pytest.approx(0.25)
+    assert separate(roots, roots) == 0
+    assert separate(add_roots(roots, add_root({}, 3, 0.2)), roots) == pytest.approx(0.04)
+    assert separate(roots, {}) == pytest.approx(0.25)
 
 
 class Block(nn.Module):
@@ -50,3 +52,38 @@ def test_a_branch_scatters_with_its_stream_unless_a_norm_begins_it(norm):
             logs.append(initialize(build(), "kaiming_normal")(x).square().mean().log())
     measured = float(torch.stack(logs).std())
     assert prediction.find(Site(module="5")).log_std == pytest.approx(measured, rel=0.2)
+
+
+class PostActivation(nn.Module):
+    """A bottleneck around a shortcut, and a ReLU on the sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside, self.outside = nn.Linear(64, 16, bias=False), nn.Linear(16, 64, bias=False)
+
+    def forward(self, x):
+        return torch.relu(x + self.outside(torch.relu(self.inside(x))))
+
+
+def test_what_a_stream_gathered_passes_a_relu_on_the_sum():
+    # Rectified, the sum grows as its branches grow: the scatter of the stream only adds up, and the
+    # gradient has none of it. A standard deviation over 200 draws is known to 5 %; were the sum's
+    # mean held, the bar of the stream would be 0.7 of what it should be.
+    def build():
+        return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), *(PostActivation() for _ in range(8)))
+
+    torch.manual_seed(0)
+    x = torch.randn(8, 64)
+    prediction = vp.predict(build, x, init="kaiming_normal", draws=0)
+    streams, gradients = [], []
+    for draw in range(200):
+        torch.manual_seed(draw)
+        model = initialize(build(), "kaiming_normal")
+        first = model[:2](x).detach().requires_grad_()
+        result = model[2:](first)
+        (gradient,) = torch.autograd.grad(result, first, torch.randn_like(result))
+        streams.append(result.detach().square().mean().log())
+        gradients.append(gradient.square().mean().log())
+    for signal, module, logs in (("activation", "9", streams), ("gradient", "1", gradients)):
+        row = prediction.find(Site(module=module, signal=signal))
+        assert row.log_std == pytest.approx(float(torch.stack(logs).std()), rel=0.25), signal

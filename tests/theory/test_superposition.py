@@ -39,10 +39,10 @@ def make_law(function, correlation, spreads=(1.0, 1.0)):
     return Law(layout=layout, field=field, function=function, field_spread=Spread())
 
 
-def add(x, y, alpha=1.0):
+def add(x, y, alpha=1.0, scatter=0.0):
     pairs = x.pairs + y.pairs * alpha**2
     pairs = pairs.add_product(x.means, y.means, alpha).add_product(y.means, x.means, alpha)
-    return superpose(x, y, alpha, pairs, x.means + alpha * y.means), pairs
+    return superpose(x, y, alpha, pairs, x.means + alpha * y.means, scatter), pairs
 
 
 def draw(correlation, spreads, count=1_000_000):
@@ -98,6 +98,51 @@ def test_a_branch_sees_the_average_over_the_other():
     # Both masks are open in 3/4 of the half plane u > 0.
     below = through_relu.times(x.field, STEP)
     assert below.pairs.second_moments.tolist() == pytest.approx([3 / 8] * 2, abs=BRANCH)
+
+
+def integrate(function, sizes=(1.0, 1.0)):
+    """E of a function of √a y + √b relu(u), y and u independent standard normals."""
+    nodes = torch.linspace(-8, 8, 1601, dtype=torch.float64)
+    weights = torch.exp(-nodes.square() / 2)
+    weights /= weights.sum()
+    a, b = (math.sqrt(size) for size in sizes)
+    return float(weights @ function(a * nodes[:, None] + b * torch.relu(nodes)) @ weights)
+
+
+def square_relu(x):
+    return torch.relu(x).square()
+
+
+def test_what_follows_a_sum_follows_each_branch_with_an_exponent():
+    found, _ = add(make_law(IDENTITY, 0.3), make_law(RELU, 0.3))
+    exponents = found.field.grow(Pointwise(lambda w: square_relu(found.function(w))))
+    step = 1e-3
+    for sizes, exponent in zip([(1 + step, 1.0), (1.0, 1 + step)], exponents, strict=True):
+        grown = math.log(integrate(square_relu, sizes) / integrate(square_relu))
+        assert exponent == pytest.approx(grown / math.log1p(step), abs=5e-3)
+    # What is rectified is twice as large where both are.
+    assert sum(exponents) == pytest.approx(1.0, abs=1e-3)
+    opened = found.field.grow(Pointwise(lambda w: STEP(found.function(w))))
+    assert sum(opened) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_branches_that_scatter_against_each_other_let_less_through_a_relu():
+    scatter = 0.3
+    laws = make_law(IDENTITY, 0.3), make_law(RELU, 0.3)
+    # E relu² bends down: to second order by half its second derivative times the scatter.
+    levels = [integrate(square_relu, (1 + shift, 1.0)) for shift in (-0.3, 0.0, 0.3)]
+    bend = (levels[0] - 2 * levels[1] + levels[2]) / 0.3**2 * scatter / 2
+    assert bend < -0.003
+    found = {}
+    for size in (0.0, scatter):
+        sums, pairs = add(*laws, scatter=size)
+        function = sums.function
+        found[size] = float(
+            sums.field.expect(Pointwise(lambda w, f=function: square_relu(f(w))))[0]
+        )
+        assert torch.allclose(sums.field.expect_pairs(function).values, pairs.values, rtol=2e-3)
+    assert found[0.0] == pytest.approx(levels[1], rel=1e-3)
+    assert found[scatter] - found[0.0] == pytest.approx(bend, rel=0.25)
 
 
 def test_a_branch_that_starts_at_zero_changes_nothing():

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from varprobe.errors import MissingRuleError
 from varprobe.theory.factors import Factor
-from varprobe.theory.fluctuations import GradientSpread, join_spreads
+from varprobe.theory.fluctuations import GradientSpread
 from varprobe.theory.law import (
     Backward,
     Gradient,
@@ -20,6 +20,7 @@ from varprobe.theory.law import (
     Unknown,
     Value,
     WeightGradient,
+    join_signals,
 )
 from varprobe.theory.parts import add_parts, join_gradients
 from varprobe.theory.propagation import Forward
@@ -141,12 +142,11 @@ def _bound_parts(parts: Sequence[Gradient]) -> list[Gradient]:
 def _mix(first: Gradient, second: Gradient) -> Gradient:
     """Return the sum of two parts as one, with a factor for what they were multiplied with."""
     factor = _mix_factors(first, second)
-    sizes = [part.pairs.mean for part in (first, second)]
     return replace(
         first,
         signal=factor.divide(first.pairs + second.pairs),
         factor=factor,
-        signal_spread=join_spreads([part.signal_spread for part in (first, second)], sizes),
+        signal_spread=join_signals([first, second]),
     )
 
 
@@ -164,7 +164,7 @@ def _mix_factors(first: Gradient, second: Gradient) -> Factor:
     roots = [f.mean if f.square is None else f.square.root() for f in (one, other)]
     mixed = roots[0].mix(roots[1], alone)
     mean = one.mean.mix(other.mean, together) if sum(together) else mixed
-    return Factor(field=one.field, mean=mean, square=mixed * mixed)
+    return Factor(field=one.field, mean=mean, square=mixed * mixed, growing=one.growing)
 
 
 def _add_factors(first: Gradient, second: Gradient) -> Gradient | None:

@@ -57,12 +57,16 @@ class Field:
     narrowing : float
         By how much the fourth moments fall short of Gaussian ones, relative to them: what a norm
         over few samples does to its output.
+    exponents : callable or None
+        Of a field that stands for a sum: d ln E f(x) / d ln q for the second moment q of each
+        summand. None where the field grows about its means.
     """
 
     pairs: Pairs
     means: Tensor
     gaussian: bool
     narrowing: float = 0.0
+    exponents: Callable[[Pointwise], tuple[float, ...]] | None = None
 
     def rescale(self, factor: float) -> Field:
         """Return the field with its covariances multiplied by ``factor``, purely Gaussian."""
@@ -131,6 +135,17 @@ class Field:
         spreads, means, _ = self._kinds
         nodes, _ = _rule()
         return function(means[:, None] + spreads[:, None] * nodes)
+
+    def grow(self, function: Pointwise) -> tuple[float, ...]:
+        """Return d ln E f(x) / d ln q at a typical position: 1 for the square of a rectifier.
+
+        One number for each summand of a sum, otherwise one.
+        """
+        if self.exponents is not None:
+            return self.exponents(function)
+        scale, mean = math.sqrt(max(self.covariances.mean, 0.0)), float(self.means.mean())
+        level, _, bend = expand_at(function, scale, mean)[:3].tolist()
+        return (bend / math.sqrt(2) / max(level, 1e-150),)
 
     def expect(self, function: Pointwise) -> Tensor:
         """Return E f(x_p) for each position, shape (P,), float64."""

@@ -27,11 +27,19 @@ class Factor:
         Expected factor, given the element.
     square : Pointwise or None
         Expected squared factor, given the element; None for a factor that is not random.
+    growing : pairs of Field and Pointwise
+        Functions of fields whose averages the average of the square follows as these grow.
     """
 
     field: Field
     mean: Pointwise
     square: Pointwise | None = None
+    growing: tuple[tuple[Field, Pointwise], ...] = ()
+
+    @cached_property
+    def growth(self) -> float:
+        """Return d ln (mean square) / d ln q, q the second moment of all that it depends on."""
+        return sum(sum(field.grow(function)) for field, function in self.growing)
 
     def times(self, other: Factor) -> Factor:
         """Return the product of two factors of the same field, independent given its elements."""
@@ -40,7 +48,12 @@ class Factor:
             square = (self.square or self.mean * self.mean) * (
                 other.square or other.mean * other.mean
             )
-        return Factor(field=self.field, mean=self.mean * other.mean, square=square)
+        return Factor(
+            field=self.field,
+            mean=self.mean * other.mean,
+            square=square,
+            growing=(*self.growing, *other.growing),
+        )
 
     @cached_property
     def pairs(self) -> Pairs:

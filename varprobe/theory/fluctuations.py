@@ -21,10 +21,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from varprobe.theory.expectations import Field, expand_at, expect_at
 from varprobe.theory.pairs import Pairs
 from varprobe.theory.pointwise import Pointwise
-from varprobe.theory.roots import Roots, add_root, scale_roots
+from varprobe.theory.roots import Roots, add_root, add_roots, covary, scale_roots
 
 MOST_POSITIONS = 24
 """Positions whose pairs stand for all; the averages below are smooth in the correlation."""
@@ -67,6 +66,7 @@ class Spread:
     length: float | None = None
     loose: float = 1.0
     roots: Roots = field(default_factory=dict)
+    branches: tuple[Spread, ...] = ()
 
     @property
     def relative_variance(self) -> float:
@@ -162,166 +162,48 @@ def realize(spread: Spread, pairs: Pairs, units: int) -> Spread:
         kernel=spread.relative_variance,
         own=0.0,
         gram=spread.gram + (noise / units if pairs.size > 1 else 0.0),
-        roots=add_root(spread.roots, id(pairs), math.sqrt(spread.own)),
+        roots=add_root(spread.roots, id(pairs), math.sqrt(math.log1p(spread.own))),
     )
 
 
-class Activation:
-    """Scatter of functions of ``units`` Gaussian samples, forward and backward.
+def follow(parts: Sequence[Spread], exponents: Sequence[float]) -> Spread:
+    """Return the spread of what follows second moments, each with an exponent of its own.
 
-    All positions count at their pooled scale; their correlations are told apart.
+    What two of them have from one array, or one from the units of the other, scatters together.
     """
-
-    def __init__(self, field: Field, units: int) -> None:
-        self.units = units
-        self.key = id(field.pairs)
-        self.mixture = Mixture.of(field.covariances)
-        self.scale = math.sqrt(max(field.covariances.mean, 0.0))
-        self.mean = float(field.means.mean())
-
-    def _series(self, function: Pointwise) -> _Series:
-        coefficients = expand_at(function, self.scale, self.mean)
-        square = expect_at(function * function, self.scale, self.mean)
-        return _Series(coefficients, square, self.mixture.correlations)
-
-    def forward(self, function: Pointwise, spread: Spread) -> Spread:
-        """Return the spread of φ(u), u of the given spread."""
-        value, square = self._series(function), self._series(function * function)
-        second = max(value.at_one, TINY)
-        gram_values = square.values / second**2
-        if spread.pinned:
-            # A norm leaves no scatter to the linear and the quadratic part of φ².
-            square = square.without(1, 2)
-        fourth = square.values / second**2
-        bent = max(0.0, self.mixture.average(square.bends) / second**2 / 2) * spread.gram
-        noise = self.mixture.average_all(square.at_one / second**2 - 1, fourth - 1 + bent)
-        slope = self.mixture.average((value.slopes / second).square())
-        local = self.mixture.average(gram_values - (value.values / second).square())
-        own = max(noise, 0.0) / self.units
-        return Spread(
-            kernel=(1 + square.growth**2 * spread.kernel) * (1 + own) - 1,
-            gram=slope * spread.gram + max(0.0, local) / self.units,
-            roots=add_root(scale_roots(spread.roots, square.growth), self.key, math.sqrt(own)),
-        )
-
-    def growth(self, function: Pointwise) -> float:
-        """Return d ln E φ(u)² / d ln q, which is 1 for a rectifier."""
-        return self._series(function * function).growth
-
-    def backward(
-        self, factor: Pointwise, square: Pointwise, signal: Pairs, spread: GradientSpread
-    ) -> GradientSpread:
-        """Return the spread of a gradient after it is multiplied by a function of u.
-
-        Parameters
-        ----------
-        factor, square : Pointwise
-            a(u), the slope of the activation, and the expectation of its square.
-        signal : Pairs
-            The gradient before.
-        spread : GradientSpread
-            Its spread.
-        """
-        value, squared = self._series(factor), self._series(square)
-        second = max(expect_at(square, self.scale, self.mean), TINY)
-        alike = Mixture.of(signal).correlations.square()
-        paired = squared.values / second**2 * (1 + 2 * (alike + spread.gram))
-        noise = self.mixture.average_all(3 * squared.at_one / second**2 - 1, paired - 1)
-        ratio = (value.values / second).square()
-        local = self.mixture.average(squared.values / second**2 * (1 + 2 * alike) - ratio * alike)
-        rest = spread.rest
-        if spread.activation is not None and spread.echo:
-            rest += 2 * spread.echo * self._joint(spread.activation, square)
-        return GradientSpread(
-            kernel=(1 + spread.kernel) * (1 + max(noise, 0.0) / self.units) - 1,
-            gram=self.mixture.average(ratio) * spread.gram + max(0.0, local) / self.units,
-            tilt=spread.tilt + squared.growth,
-            rest=rest,
-        )
-
-    def _joint(self, function: Pointwise, square: Pointwise) -> float:
-        """Return the relative covariance of the pooled φ² and a² over the units."""
-        first = expand_at(function * function, self.scale, self.mean)
-        second = expand_at(square, self.scale, self.mean)
-        product = max(float(first[0] * second[0]), TINY)
-        powers = self.mixture.correlations[:, None] ** torch.arange(len(first))
-        same = expect_at(function * function * square, self.scale, self.mean)
-        apart = powers @ (first * second)
-        return self.mixture.average_all(same / product - 1, apart / product - 1) / self.units
+    found = Spread()
+    for spread, exponent in zip(parts, exponents, strict=True):
+        roots = scale_roots(spread.roots, exponent)
+        together = math.expm1(max(0.0, covary(found.roots, roots)))
+        kernel = found.kernel + exponent**2 * spread.kernel + 2 * together
+        found = Spread(kernel=kernel, roots=add_roots(found.roots, roots))
+    return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Series:
-    """E f(u) f(v) as a power series in the correlation, at each of some correlations."""
+def join_spreads(
+    spreads: Sequence[GradientSpread], signals: Sequence[Pairs], sizes: Sequence[float], units: int
+) -> GradientSpread:
+    """Return the spread of a sum of gradients that come from one above and scatter together.
 
-    coefficients: Tensor
-    at_one: float
-    correlations: Tensor
-
-    def _sum(self, weights: Tensor, lowered: int, rest: float) -> Tensor:
-        orders = torch.arange(len(weights) - lowered)
-        powers = self.correlations[:, None] ** orders
-        return powers @ weights[lowered:] + rest * powers[:, -1]
-
-    def without(self, *orders: int) -> _Series:
-        """Return the series of f less its components of these orders."""
-        kept = self.coefficients.clone()
-        kept[list(orders)] = 0
-        removed = float(self.coefficients.square().sum() - kept.square().sum())
-        return _Series(kept, self.at_one - removed, self.correlations)
-
-    @property
-    def values(self) -> Tensor:
-        """The function, at each correlation."""
-        squares = self.coefficients.square()
-        return self._sum(squares, 0, self.at_one - float(squares.sum()))
-
-    @property
-    def slopes(self) -> Tensor:
-        """First derivative by the correlation."""
-        orders = torch.arange(len(self.coefficients))
-        return self._sum(orders * self.coefficients.square(), 1, 0.0)
-
-    @property
-    def bends(self) -> Tensor:
-        """Second derivative by the correlation."""
-        orders = torch.arange(len(self.coefficients))
-        return self._sum(orders * (orders - 1) * self.coefficients.square(), 2, 0.0)
-
-    @property
-    def growth(self) -> float:
-        """D ln E f(u) / d ln q."""
-        return float(self.coefficients[2]) / math.sqrt(2) / max(float(self.coefficients[0]), TINY)
-
-
-def join_spreads(spreads: Sequence[GradientSpread], sizes: Sequence[float]) -> GradientSpread:
-    """Return the spread of a sum of gradients that come from one above and scatter together."""
+    Parameters
+    ----------
+    spreads, signals : sequences of GradientSpread and Pairs
+        Of the summands, which are uncorrelated or lie apart.
+    sizes : sequence of float
+        Their second moments.
+    units : int
+        Over how many units the Gram matrix of each is taken.
+    """
     total = max(sum(sizes), TINY)
     shares = [size / total for size in sizes]
-    pairs = list(zip(shares, spreads, strict=True))
+    found = [realize(s, pairs, units) for s, pairs in zip(spreads, signals, strict=True)]
     main = spreads[shares.index(max(shares))]
-    deviation = sum(share * math.sqrt(spread.relative_variance) for share, spread in pairs)
-    gram = sum(share**2 * spread.gram for share, spread in pairs)
-    return replace(main, kernel=deviation**2, own=0.0, gram=gram)
-
-
-def descend(
-    spread: GradientSpread, activation: Activation, law: Spread, below: Spread, function: Pointwise
-) -> GradientSpread:
-    """Return the spread of a gradient, its tilt turned from a law to the field below it.
-
-    The forward kernel at the law is that at the field to the power of the activation's growth,
-    times the scatter of the activation's own units.
-    """
-    growth = activation.growth(function)
-    added = max(0.0, law.kernel - growth**2 * below.kernel)
-    return replace(
-        spread,
-        tilt=growth * spread.tilt,
-        rest=spread.rest + spread.tilt**2 * added,
-        echo=spread.tilt,
-        activation=function,
-    )
+    deviation = sum(s * math.sqrt(p.kernel) for s, p in zip(shares, found, strict=True))
+    gram = sum(s**2 * p.gram for s, p in zip(shares, found, strict=True))
+    # What is left of 1 are the products of different summands over the units.
+    gram += (1 - sum(share**2 for share in shares)) / units
+    projected = sum(s * p.projected for s, p in zip(shares, spreads, strict=True))
+    return replace(main, kernel=deviation**2, own=0.0, gram=gram, projected=projected)
 
 
 def share_tilt(

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from varprobe.initializers.laws import WeightLaw
+from varprobe.theory.activation_scatter import Activation
 from varprobe.theory.expectations import Field
 from varprobe.theory.factors import Factor
-from varprobe.theory.fluctuations import Activation, GradientSpread, Spread, join_spreads
+from varprobe.theory.fluctuations import GradientSpread, Spread, join_spreads
 from varprobe.theory.layout import Layout, Role
 from varprobe.theory.mixing import Awaited, Mixing
 from varprobe.theory.pairs import Pairs
@@ -255,23 +256,25 @@ class Gradient:
     def spread(self) -> GradientSpread:
         """How the second moment scatters at finite width."""
         if self.rest is not None:
-            parts = self.parts
-            return join_spreads(
-                [part.spread for part in parts], [part.pairs.mean for part in parts]
-            )
+            return join_signals([part.settle() for part in self.parts])
         if self.factor is None:
             return self.signal_spread
         activation = Activation(self.factor.field, self.layout.count(Role.FEATURE))
         mean = self.factor.mean
         square = self.factor.square or mean * mean
-        return activation.backward(mean, square, self.signal, self.signal_spread)
+        growth = self.factor.growth
+        return activation.backward(mean, square, self.signal, self.signal_spread, growth)
 
     def times(self, field: Field, slope: Pointwise, square: Pointwise | None = None) -> Gradient:
         """Return the gradient multiplied by a (random) function of the elements of ``field``."""
-        step = Factor(field=field, mean=slope, square=square)
+        growing = ((field, square or slope * slope),)
+        return self.multiply(Factor(field=field, mean=slope, square=square, growing=growing))
+
+    def multiply(self, step: Factor) -> Gradient:
+        """Return the gradient multiplied by a factor."""
         factors = [
             (part, step if part.factor is None else part.factor.times(step))
-            for part in self.look_at(field).parts
+            for part in self.look_at(step.field).parts
         ]
         parts = [replace(part, factor=factor, orthogonal=False) for part, factor in factors]
         return Gradient.join(parts)
@@ -303,6 +306,16 @@ class Gradient:
         if self.factor is None and self.rest is None:
             return self
         return replace(self, signal=self.pairs, factor=None, signal_spread=self.spread, rest=None)
+
+
+def join_signals(parts: Sequence[Gradient]) -> GradientSpread:
+    """Return the spread of the sum of the signals of gradients that are uncorrelated."""
+    return join_spreads(
+        [part.signal_spread for part in parts],
+        [part.signal for part in parts],
+        [max(part.pairs.mean, 0.0) for part in parts],
+        parts[0].layout.count(Role.FEATURE),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 
+from varprobe.theory.activation_scatter import Activation
 from varprobe.theory.expectations import expand_at
-from varprobe.theory.fluctuations import Activation
 from varprobe.theory.law import Law
 from varprobe.theory.pointwise import Pointwise
 
@@ -33,7 +33,7 @@ def vary_length(x: Law) -> float:
         square = expand_at(x.function * x.function, activation.scale, activation.mean)
         held = float(square[1:3].square().sum() / square[0].square().clamp_min(1e-300))
         return max(0.0, own - held / units)
-    return activation.growth(x.function) ** 2 * below + own
+    return sum(x.field.grow(x.function * x.function)) ** 2 * below + own
 
 
 def _find_kurtosis(x: Law, function: Pointwise) -> float:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
-from varprobe.theory.fluctuations import GradientSpread, realize
-from varprobe.theory.law import Gradient
-from varprobe.theory.layout import Role
+from varprobe.theory.law import Gradient, join_signals
 
 
 def add_parts(first: Gradient, second: Gradient) -> Gradient | None:
@@ -40,26 +37,9 @@ def add_parts(first: Gradient, second: Gradient) -> Gradient | None:
 
 def join_gradients(first: Gradient, second: Gradient) -> Gradient:
     """Return the sum of two gradients without factors that are uncorrelated, or lie apart."""
-    sizes = max(first.signal.mean, 0.0), max(second.signal.mean, 0.0)
-    total = max(sum(sizes), 1e-300)
-    shares = [size / total for size in sizes]
-    units = first.layout.count(Role.FEATURE)
-    found = [realize(part.spread, part.signal, units) for part in (first, second)]
-    spreads = [spread for spread in found if isinstance(spread, GradientSpread)]
-    # Both come from the same gradient above and scatter together.
-    deviation = sum(s * math.sqrt(p.kernel) for s, p in zip(shares, spreads, strict=True))
-    projected = sum(s * p.projected for s, p in zip(shares, spreads, strict=True))
-    gram = sum(s**2 * p.gram for s, p in zip(shares, spreads, strict=True))
-    gram += 2 * shares[0] * shares[1] / units
     return Gradient(
         layout=first.layout,
         signal=first.signal + second.signal,
         standing=first.standing.add(second.standing),
-        signal_spread=replace(
-            spreads[shares.index(max(shares))],
-            kernel=deviation**2,
-            own=0.0,
-            gram=gram,
-            projected=projected,
-        ),
+        signal_spread=join_signals([first, second]),
     )

@@ -23,12 +23,16 @@ def add_root(roots: Roots, key: int, deviation: float) -> Roots:
     return {**roots, key: roots.get(key, 0.0) + deviation}
 
 
-def blend_roots(first: Roots, second: Roots, share: float) -> Roots:
-    """Return the deviations of a sum, of which the first summand is this share."""
-    keys = {**first, **second}
-    return {k: share * first.get(k, 0.0) + (1 - share) * second.get(k, 0.0) for k in keys}
+def add_roots(first: Roots, second: Roots) -> Roots:
+    """Return the deviations of a product."""
+    return {k: first.get(k, 0.0) + second.get(k, 0.0) for k in {**first, **second}}
 
 
 def covary(first: Roots, second: Roots) -> float:
     """Return the covariance of two logarithms."""
     return sum(value * second[key] for key, value in first.items() if key in second)
+
+
+def separate(first: Roots, second: Roots) -> float:
+    """Return the variance of the difference of two logarithms."""
+    return sum(value * value for value in add_roots(first, scale_roots(second, -1.0)).values())

@@ -31,6 +31,9 @@ REACH = 8.0
 NODES = 400
 """Points that stand for the distribution of one branch, and for that of the sum."""
 
+GRID = 2000
+"""Points of the sum at which its distribution is found."""
+
 TAIL = 1e-14
 """Probability at either end of a distribution that rounding has spoilt."""
 
@@ -43,6 +46,12 @@ ALIKE = 1e-4
 
 STEPS = 12
 """Corrections of location, scale and correlation; each leaves about a tenth of the error."""
+
+DILATION = 0.02
+"""Relative step by which a branch is dilated to see how much a function of the sum grows."""
+
+COARSE = 4
+"""Every how many of the values are enough for that."""
 
 ORDERS = 10
 """Powers of the correlation; a sum is so close to Gaussian that the first has nearly all."""
@@ -58,17 +67,68 @@ class Branch:
         The array.
     scale : float
         What it is multiplied with before the sum.
+    scatter : float
+        Relative variance of its second moment against that of the other summand.
     """
 
     law: Law
     scale: float
+    scatter: float = 0.0
 
     @cached_property
     def values(self) -> Tensor:
-        """Values that stand for the distribution, of the probabilities `_weigh_nodes`."""
+        """Values that stand for the distribution, of the probabilities `weights`."""
         spread = math.sqrt(max(self.law.field.covariances.mean, 0.0))
         mean = float(self.law.field.means.mean())
-        return self.scale * self.law.function(mean + spread * _nodes())
+        parts = [
+            math.sqrt(size) * self.law.function(mean + spread * nodes)
+            for (size, _), nodes in zip(self._sizes, self._deal(_nodes()), strict=True)
+        ]
+        return self.scale * torch.cat(parts)
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """Probabilities of the values."""
+        parts = [
+            chance * weights / weights.sum()
+            for (_, chance), weights in zip(self._sizes, self._deal(_weigh_nodes()), strict=True)
+        ]
+        return torch.cat(parts)
+
+    def _deal(self, nodes: Tensor) -> list[Tensor]:
+        """Deal the nodes among the sizes: a sum over each of them is exact enough by itself."""
+        return [nodes[start :: len(self._sizes)] for start in range(len(self._sizes))]
+
+    @cached_property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Smallest and largest value."""
+        return self.values.min(), self.values.max()
+
+    @cached_property
+    def moments(self) -> tuple[float, float]:
+        """Mean and variance."""
+        mean = float(self.values @ self.weights)
+        return mean, float((self.values - mean).square() @ self.weights)
+
+    def distribute(self, x: Tensor) -> Tensor:
+        """Return the probability to be below ``x``."""
+        values, order = self.values.sort()
+        weights = self.weights[order]
+        below = weights.cumsum(0) - weights / 2
+        rising = torch.ones_like(values, dtype=torch.bool)
+        rising[1:] = values.diff() > 0
+        return interpolate(x, values[rising], below[rising]).clamp_(0, 1)
+
+    @cached_property
+    def _sizes(self) -> list[tuple[float, float]]:
+        """Second moments that stand for log-normal ones, and their probabilities."""
+        if not self.scatter:
+            return [(1.0, 1.0)]
+        variance = math.log1p(self.scatter)
+        ends = [math.exp(sign * math.sqrt(3 * variance)) for sign in (-1, 1)]
+        # Gauss and Hermite's three nodes, scaled to a mean of 1.
+        mean = (sum(ends) + 4) / 6
+        return [(1 / mean, 2 / 3), *((end / mean, 1 / 6) for end in ends)]
 
 
 @dataclass(frozen=True)
@@ -89,19 +149,17 @@ class Quantiles:
 
     @classmethod
     def of(cls, first: Branch, second: Branch) -> Quantiles:
-        """Find the distribution from all sums of two values."""
-        weights = _weigh_nodes()
-        sums, place = torch.unique(first.values[:, None] + second.values, return_inverse=True)
-        masses = torch.zeros_like(sums)
-        masses.index_add_(0, place.flatten(), torch.outer(weights, weights).flatten())
-        mean = float(sums @ masses)
-        spread = math.sqrt(max(float((sums - mean).square() @ masses), 1e-300))
-        below = masses.cumsum(0) - masses / 2
+        """Find the distribution: that of one branch, moved to each value of the other."""
+        smooth, other = (second, first) if second.law.is_field else (first, second)
+        low, high = (float(one + two) for one, two in zip(first.ends, second.ends, strict=True))
+        sums = torch.linspace(low, high, GRID, dtype=torch.float64)
+        below = smooth.distribute(sums[:, None] - other.values) @ other.weights
+        (mean, spread) = _add_moments(first, second)
         inside = (below > TAIL) & (below < 1 - TAIL)
         found, sums = torch.special.ndtri(below[inside]), sums[inside]
-        low, high = max(-REACH, float(found[0])), min(REACH, float(found[-1]))
-        nodes = torch.linspace(low, high, NODES, dtype=torch.float64)
-        return cls(mean, spread, Curve(low, high, interpolate(nodes, found, sums)))
+        first_node, last_node = max(-REACH, float(found[0])), min(REACH, float(found[-1]))
+        nodes = torch.linspace(first_node, last_node, NODES, dtype=torch.float64)
+        return cls(mean, spread, Curve(first_node, last_node, interpolate(nodes, found, sums)))
 
     def __call__(self, w: Tensor) -> Tensor:
         """Return the sum where the normal is ``w``."""
@@ -158,6 +216,35 @@ class Quantiles:
 
 
 @dataclass(frozen=True)
+class Exponents:
+    """How much a function of a sum follows the second moment of each branch."""
+
+    branches: tuple[Branch, Branch]
+    quantiles: Quantiles
+
+    def __call__(self, function: Pointwise) -> tuple[float, ...]:
+        """Return d ln E f / d ln q for the second moment q of each branch, f of the field."""
+        weights, dilated = self._dilated
+        levels = [max(float((function(sums) * weights).sum()), 1e-300) for sums in dilated]
+        step = 4 * math.log1p(DILATION)
+        return tuple(
+            math.log(far / near) / step for far, near in zip(levels[::2], levels[1::2], strict=True)
+        )
+
+    @cached_property
+    def _dilated(self) -> tuple[Tensor, list[Tensor]]:
+        """Probabilities, and the field where each branch is dilated and contracted."""
+        first, second = (branch.values[::COARSE] for branch in self.branches)
+        weights = torch.outer(*(branch.weights[::COARSE] for branch in self.branches))
+        far, near = 1 + DILATION, 1 / (1 + DILATION)
+        sums = [
+            one * first[:, None] + other * second
+            for one, other in ((far, 1.0), (near, 1.0), (1.0, far), (1.0, near))
+        ]
+        return weights / weights.sum(), [self.quantiles.invert(sum_) for sum_ in sums]
+
+
+@dataclass(frozen=True)
 class Superposition:
     """The sum of two independent branches as a function of a Gaussian field.
 
@@ -193,16 +280,19 @@ class Superposition:
             return part
         square = factor.square or factor.mean * factor.mean
         means, squares = self._average(index, factor.mean, square)
-        seen = Factor(field=branch.law.field, mean=means, square=squares)
+        # Where one branch grows, so does the other, which is made of it: what the sum asks for.
+        field = branch.law.field
+        seen = Factor(field=field, mean=means, square=squares, growing=factor.growing)
         signal = seen.divide(part.pairs)
         return replace(part, layout=branch.law.layout, signal=signal, factor=seen)
 
     def _average(self, index: int, *functions: Pointwise) -> list[Pointwise]:
         """Return the average of functions of the field over one branch, given the other."""
         branch, (reach, sources) = self.branches[index], self._sources[index]
+        weights = self.branches[1 - index].weights
 
         def average(function: Pointwise) -> Pointwise:
-            curve = Curve(-reach, reach, function(sources) @ _weigh_nodes())
+            curve = Curve(-reach, reach, function(sources) @ weights)
             scale, inner = branch.scale, branch.law.function
             return Pointwise(lambda u: curve((scale * inner(u)).clamp(-reach, reach)))
 
@@ -220,20 +310,34 @@ class Superposition:
         return found
 
 
-def superpose(x: Law, y: Law, alpha: float, pairs: Pairs, means: Tensor) -> Superposition | None:
+def superpose(
+    x: Law, y: Law, alpha: float, pairs: Pairs, means: Tensor, scatter: float
+) -> Superposition | None:
     """Return x + alpha y, of the given second moments and means, as a function of a Gaussian field.
+
+    ``scatter`` is the relative variance of the ratio of their second moments.
 
     Returns None if one of them is not a function of a Gaussian field itself, or both are constant.
     """
     if any(not law.field.gaussian or law.thinning != 1.0 for law in (x, y)):
         return None
-    branches = Branch(x, 1.0), Branch(y, alpha)
+    # The scale of the branch that is centred varies: the mean of the sum stays.
+    moved = (scatter, 0.0) if x.is_field else (0.0, scatter)
+    branches = Branch(x, 1.0, moved[0]), Branch(y, alpha, moved[1])
     if x.is_field and y.is_field:
         return Superposition(branches, Field(pairs, means, gaussian=True), None)
     if sum(float(branch.values.std()) for branch in branches) == 0.0:
         return None
     quantiles = Quantiles.of(*branches)
-    return Superposition(branches, quantiles.make_field(pairs, means), quantiles)
+    field = quantiles.make_field(pairs, means)
+    field = replace(field, exponents=Exponents(branches, quantiles))
+    return Superposition(branches, field, quantiles)
+
+
+def _add_moments(first: Branch, second: Branch) -> tuple[float, float]:
+    """Return mean and standard deviation of the sum of independent values."""
+    mean, variance = (sum(pair) for pair in zip(first.moments, second.moments, strict=True))
+    return mean, math.sqrt(max(variance, 1e-300))
 
 
 def _nodes() -> Tensor:

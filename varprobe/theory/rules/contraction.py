@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from varprobe.errors import MissingRuleError
+from varprobe.theory.activation_scatter import Activation, descend
 from varprobe.theory.expectations import Field
 from varprobe.theory.fluctuations import (
-    Activation,
     GradientSpread,
-    descend,
     realize,
     scatter_products,
     scatter_units,

@@ -155,7 +155,8 @@ def max_pool(
             signal=signal,
             standing=settled.standing.inherit(output.standing),
         )
-        return [down.times(law.field, chosen, square=chosen)]
+        # Whether an element is the largest does not change where all of them grow.
+        return [down.multiply(Factor(field=law.field, mean=chosen, square=chosen))]
 
     return Step(output, backward)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,11 +11,11 @@ import torch
 
 from varprobe.errors import MissingRuleError
 from varprobe.theory.expectations import Field
-from varprobe.theory.fluctuations import Mixture, Spread, realize, share_tilt
+from varprobe.theory.fluctuations import Mixture, Spread, follow, realize, share_tilt
 from varprobe.theory.law import Downstream, Gradient, Known, Law, Noise, Step, Value
 from varprobe.theory.lengths import add_lengths, add_loose
 from varprobe.theory.pointwise import IDENTITY, scale_by
-from varprobe.theory.roots import blend_roots, covary
+from varprobe.theory.roots import covary, separate
 from varprobe.theory.rules.broadcast import align
 from varprobe.theory.rules.mixtures import add_mixed
 from varprobe.theory.rules.pointwise import apply_pointwise
@@ -96,13 +97,15 @@ def add_branches(x: Law, y: Law, alpha: float) -> Step:
     pairs = pairs.add_product(second.means, first.means, alpha)
     means = first.means + alpha * second.means
     standing = x.standing.add(y.standing)
-    found = superpose(x, y, alpha, pairs, means)
+    branches = _realize(x), _realize(y)
+    scatter = math.expm1(separate(*(spread.roots for spread in branches)))
+    found = superpose(x, y, alpha, pairs, means, scatter)
     output = Law(
         layout=x.layout,
         field=Field(pairs, means, gaussian=False) if found is None else found.field,
         function=IDENTITY if found is None else found.function,
         standing=standing,
-        field_spread=_join_spreads(x, y, alpha),
+        field_spread=_join_spreads(x, y, alpha, branches),
     )
     if not output.is_field:
         output = replace(output, standing=standing.approximate(APPROXIMATE))
@@ -154,22 +157,26 @@ def _turn_spread(gradient: Gradient, branch: Law, share: float, total: Law) -> G
     return replace(gradient, signal_spread=spread)
 
 
-def _join_spreads(x: Law, y: Law, alpha: float) -> Spread:
+def _join_spreads(x: Law, y: Law, alpha: float, branches: tuple[Spread, Spread]) -> Spread:
+    """Return the spread of a sum, given those of the Gram matrices that its summands have."""
     sizes = x.pairs.mean, y.pairs.mean * alpha**2
     total = max(sum(sizes), 1e-300)
     first, second = (size / total for size in sizes)
     squares = list(zip((first**2, second**2), (x.spread, y.spread), strict=True))
-    below, branch = (realize(law.spread, law.pairs, law.features).roots for law in (x, y))
     alike = Mixture.of(x.pairs), Mixture.of(y.pairs)
     product = alike[0].average_all(1.0, alike[0].correlations * alike[1].correlations)
+    own = sum(square * spread.own for square, spread in squares)
     return Spread(
-        # What one has from below, or from the units of the other, scatters with it.
         kernel=sum(square * spread.kernel for square, spread in squares)
-        + 2 * first * second * max(0.0, covary(below, branch)),
-        own=sum(square * spread.own for square, spread in squares)
-        + 4 * first * second * product / x.features,
+        + 2 * first * second * math.expm1(max(0.0, covary(*(s.roots for s in branches)))),
+        own=own + 4 * first * second * product / x.features,
         gram=sum(square * spread.gram for square, spread in squares),
         length=add_lengths([(sizes[0], x), (sizes[1], y)]),
         loose=add_loose([(sizes[0], x), (sizes[1], y)]),
-        roots=blend_roots(below, branch, first),
+        roots=follow(branches, (first, second)).roots,
+        branches=branches,
     )
+
+
+def _realize(law: Law) -> Spread:
+    return realize(law.spread, law.pairs, law.features)
