@@ -10,7 +10,6 @@ from the cell's own formula.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -87,6 +86,7 @@ class Layer:
         self.states = [self.draw_state(start)]
         size = (grid.steps + 1) * grid.width
         self._moments = torch.zeros(size, size, dtype=torch.float64)
+        self._hidden = torch.zeros(size, self.particles, dtype=torch.float32)
         self._run(grid.join(inputs))
 
     def draw_state(self, pairs: Tensor | None) -> State:
@@ -121,13 +121,13 @@ class Layer:
     def _measure(self, step: int) -> None:
         """Take the moments of the state before a step with all before it."""
         width = self.grid.width
-        hidden = torch.cat([state.hidden for state in self.states])
-        moments = self.grid.exchange(multiply(self.states[step].hidden, hidden))
+        rows, until = slice(step * width, (step + 1) * width), (step + 1) * width
+        self._hidden[rows] = self.states[step].hidden
+        moments = self.grid.exchange(multiply(self._hidden[rows], self._hidden[:until]))
         if self.variances.shown is not None and step:
             moments = moments * self.variances.shown[0]
             # A projection is independent of the state before the first step.
             moments[:, :width] = 0
-        rows, until = slice(step * width, (step + 1) * width), (step + 1) * width
         self._moments[rows, :until] = moments
         self._moments[:until, rows] = moments.mT
 
@@ -180,8 +180,3 @@ class Layer:
         outside = float(self._drive) - sum(self.variances.biases)
         gain = 1 / max(LEAST_DAMPING, 1 - growth * float(fed) / total)
         return growth * outside / total * gain, gain
-
-
-def stack_steps(parts: Sequence[Tensor]) -> Tensor:
-    """Return arrays (gates, width, particles) of several steps as one, (gates, size, particles)."""
-    return torch.cat(list(parts), 1)

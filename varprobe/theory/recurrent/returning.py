@@ -7,7 +7,6 @@ as it is, on the particles of the forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from varprobe.theory.recurrent.cells import State
 from varprobe.theory.recurrent.family import Family
 from varprobe.theory.recurrent.grid import multiply
-from varprobe.theory.recurrent.layer import Layer, stack_steps
+from varprobe.theory.recurrent.layer import Layer
 
 NOTHING = 1e-9
 """Share of the largest covariance below which a gradient's numbers have nothing in common."""
@@ -70,8 +69,9 @@ class _Return:
         self.direct = torch.zeros_like(self.cell)
         self.together = self._find_together(last_cell)
         self.totals = torch.zeros_like(self.above)
-        self.to_input: list[Tensor] = []
-        self.to_hidden: list[Tensor] = []
+        shape = (layer.cell.gates, self.grid.size, layer.particles)
+        self.to_input = torch.zeros(shape, dtype=torch.float32)
+        self.to_hidden = torch.zeros(shape, dtype=torch.float32)
 
     def run(self) -> Returned:
         """Go through the steps."""
@@ -82,19 +82,21 @@ class _Return:
             rows, until = slice(met * width, (met + 1) * width), (met + 1) * width
             row = self.above[rows, :until].clone()
             if met:
-                row[:, width:] += self._pass_matrix()
+                row[:, width:] += self._pass_matrix(met)
             self.totals[rows, :until], self.totals[:until, rows] = row, row.mT
             hidden = family.draw(row if shown is None else row * shown[1])[0] + self.direct
-            self._differentiate(self.grid.steps - 1 - met, hidden)
+            self._differentiate(met, hidden)
         both = torch.cat([self.direct, self.cell])
         first = multiply(both, both) * self.together.repeat(2, 2)
-        first[:width, :width] += self._pass_matrix()[:, -width:]
+        first[:width, :width] += self._pass_matrix(self.grid.steps)[:, -width:]
         return Returned(
             to_input=self._pool(self.to_input),
             to_hidden=self._pool(self.to_hidden),
             shown=self.grid.part(self._reverse(self.totals)),
             first=self.grid.part(first),
-            noise=self.grid.vary(gate for part in self.to_input for gate in part),
+            noise=self.grid.vary(
+                part for gate in self.to_input for part in gate.split(self.grid.width)
+            ),
         )
 
     def _draw_cell(self, pairs: Tensor | None) -> Tensor:
@@ -122,14 +124,16 @@ class _Return:
         """Return moments (width, n width) of gradients without what is noise."""
         return moments * self.together.repeat(1, moments.shape[1] // self.grid.width)
 
-    def _pass_matrix(self) -> Tensor:
+    def _pass_matrix(self, met: int) -> Tensor:
         """Return the covariances of the latest product with the transpose with those before it."""
-        every, back = stack_steps(self.to_hidden), self.layer.variances.back
-        gates = [multiply(*pair) for pair in zip(self.to_hidden[-1], every, strict=True)]
+        until, back = met * self.grid.width, self.layer.variances.back
+        every = self.to_hidden[:, :until]
+        gates = [multiply(gate[-self.grid.width :], gate) for gate in every]
         return self.grid.exchange(self._keep(torch.stack(gates).sum(0) * back))
 
-    def _differentiate(self, step: int, hidden: Tensor) -> None:
+    def _differentiate(self, met: int, hidden: Tensor) -> None:
         """Go back through the cell at one step."""
+        step, width = self.grid.steps - 1 - met, self.grid.width
         cell, before = self.layer.cell, self.layer.states[step]
         with torch.enable_grad():
             columns = [c.detach().requires_grad_() for c in self.layer.columns[step]]
@@ -145,13 +149,13 @@ class _Return:
                 materialize_grads=True,
             )
         pairs = list(zip(found, cell.groups, strict=True))
-        self.to_input.append(torch.cat([part for part, group in pairs if group.reads_input]))
-        self.to_hidden.append(torch.cat([part for part, group in pairs if group.reads_hidden]))
+        rows = slice(met * width, (met + 1) * width)
+        self.to_input[:, rows] = torch.cat([part for part, group in pairs if group.reads_input])
+        self.to_hidden[:, rows] = torch.cat([part for part, group in pairs if group.reads_hidden])
 
-    def _pool(self, gradients: Sequence[Tensor]) -> Tensor:
+    def _pool(self, gradients: Tensor) -> Tensor:
         """Return pairs (2, P, P), averaged over gates."""
-        every = stack_steps(gradients)
-        moments = torch.stack([multiply(gate, gate) for gate in every]).mean(0)
+        moments = torch.stack([multiply(gate, gate) for gate in gradients]).mean(0)
         kept = moments * self.together.repeat(self.grid.steps, self.grid.steps)
         return self.grid.part(self._reverse(kept))
 
