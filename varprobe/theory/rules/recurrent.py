@@ -12,10 +12,10 @@ from varprobe.theory.law import Downstream, Gradient, Known, Law, Noise, Step, V
 from varprobe.theory.layout import Role
 from varprobe.theory.recurrent.cells import GRU, LSTM, RELU, TANH, Cell
 from varprobe.theory.recurrent.direction import Weights
-from varprobe.theory.recurrent.stack import Call, Stack
 from varprobe.theory.rules.broadcast import keep
 from varprobe.theory.rules.linear import shape_linear
 from varprobe.theory.rules.reading import read_law
+from varprobe.theory.rules.recurrent_stack import Call, Stack
 from varprobe.theory.rules.registry import rule
 from varprobe.theory.rules.samples import tell_apart
 from varprobe.theory.rules.shape import relocate
