@@ -156,7 +156,9 @@ CASES = (
         256,
         None,
     ),
-    Case("post-norm encoder", partial(build_encoder, 4, 128), partial(torch.randn, 4, 32, 128), 128),
+    Case(
+        "post-norm encoder", partial(build_encoder, 4, 128), partial(torch.randn, 4, 32, 128), 128
+    ),
     Case(
         "LSTM, 20 steps", partial(Recurrent, nn.LSTM, 128), partial(torch.randn, 16, 20, 128), 256
     ),

@@ -212,7 +212,10 @@ class Stack:
         """Return the gradient of x, and those of the first states and the parameters, in order."""
         arrived = [g for g in (above, *last) if g is not None]
         spread = join_spreads(
-            [realize_gradient(g) for g in arrived], [g.pairs.mean for g in arrived]
+            [realize_gradient(g) for g in arrived],
+            [g.pairs for g in arrived],
+            [g.pairs.mean for g in arrived],
+            arrived[0].layout.count(Role.FEATURE),
         )
         standing = reduce(Standing.merge, [g.standing for g in arrived])
         standing = standing.inherit(self.standing).approximate(SAMPLED)
@@ -230,8 +233,14 @@ class Stack:
                 ends = (hidden, cell[0] if cell else None)
                 found.append(direction.send_back(signal[i], spread, ends))
             descents.insert(0, found)
-            total = _add([d.signal for d in found])
-            spread = join_spreads([d.spread for d in found], [d.signal.mean for d in found])
+            signals = [d.signal for d in found]
+            total = _add(signals)
+            spread = join_spreads(
+                [d.spread for d in found],
+                signals,
+                [pairs.mean for pairs in signals],
+                directions[0].reading.fan_in,
+            )
             thinned = total.add_diagonal(total.second_moments * (1 / self.call.keep - 1))
             signal = [thinned] * len(directions)
         starts = self._return_starts(descents, standing)
