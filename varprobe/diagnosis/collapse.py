@@ -14,9 +14,10 @@ from collections.abc import Iterator, Sequence
 
 from varprobe.analysis import Analysis, SiteAnalysis
 from varprobe.diagnosis.finding import Finding
-from varprobe.diagnosis.growth import MIN_WIDTH, RELU_LOG_VARIANCE, SIGNIFICANCE
+from varprobe.diagnosis.growth import RELU_LOG_VARIANCE, SIGNIFICANCE
 from varprobe.diagnosis.idle_norms import WAKE_NORMS, describe_idle_norms
 from varprobe.diagnosis.rule import RULES, check_rule
+from varprobe.diagnosis.stacks import MIN_WIDTH
 from varprobe.moments import geometric_mean
 
 MIN_SPREAD = 1e-4

@@ -21,21 +21,26 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from varprobe.analysis import Analysis, SiteAnalysis
 from varprobe.diagnosis.finding import Finding
 from varprobe.diagnosis.idle_norms import WAKE_NORMS, describe_idle_norms
-from varprobe.diagnosis.peers import find_odd
 from varprobe.diagnosis.rule import RULES, check_rule
+from varprobe.diagnosis.stacks import ROLE_SIZE, count_units, find_stacks
 
 MAX_GROWTH = 1e4
 """Factor between second moments over depth that a healthy stack may reach, 100 in amplitude. He
 2015 (section 2.2) trains 22 ReLU layers under Xavier, which lose 2⁻²² = 2e-7, though later than
 under his own; 30 layers, 2⁻³⁰ = 1e-9, stall. Four layers of torch's default lose 6⁻⁴ = 1/1300."""
+
+MAX_GROWTH_IN_CHAIN = 400.0
+"""The same where nothing is left open: equal layers with no way around them and no norm between
+them, so that every signal suffers the whole factor. The time to learn goes with its reciprocal, and
+the largest stable step, too, if it grows: so many steps of plain gradient descent, at a rate that
+suits well-scaled nets, do what one step does there. The three layers of torch's default behind the
+first lose 6⁻³ = 1/216, eight layers of dropout behind He's law gain 2⁷ = 128, and both train."""
 
 MAX_GROWTH_BEHIND_NORMS = 1e8
 """The same for gradients that grow towards the input where a norm takes up every layer's output:
@@ -46,14 +51,11 @@ BatchNorm, which grow by π/(π-1) a layer, fail from 50 layers on, at 2e8 (Yang
 SIGNIFICANCE = 4.0
 """Standard deviations beyond which growth is no chance: 6e-5 in a normal tail."""
 
-ROLE_SIZE = 3
-"""Fewest layers whose trend is one: with two there is a ratio of two numbers."""
-
-MIN_WIDTH = 4
-"""Units below which a layer is no sample: attention maps, gates, scores."""
-
 RELU_LOG_VARIANCE = 5.0
 """Variance of the log second moment that a ReLU layer adds, times its width."""
+
+
+IN_CHAIN = f"({MAX_GROWTH_IN_CHAIN:g} in a chain of equal layers without a way around)"
 
 
 class Trend(NamedTuple):
@@ -92,8 +94,8 @@ _ACTIVATION_REMEDY = (
 @check_rule(
     "VP101",
     name="vanishing activations",
-    what=f"The second moment of the outputs of like layers falls by more than {MAX_GROWTH:g} over "
-    f"depth, and by more than {SIGNIFICANCE:g} standard deviations of a healthy net of this width.",
+    what=f"The second moment of the outputs of like layers falls by more than {MAX_GROWTH:g} "
+    f"{IN_CHAIN} over depth, and by more than {SIGNIFICANCE:g} standard deviations of a healthy net of this width.",
     why="Deep layers see almost nothing of the input; what they compute is their biases.",
     remedy=_ACTIVATION_REMEDY,
     reference="He et al. 2015, section 2.2; Hanin and Rolnick 2018.",
@@ -106,8 +108,8 @@ def find_vanishing_activations(analysis: Analysis, run: str) -> Iterator[Finding
 @check_rule(
     "VP102",
     name="exploding activations",
-    what=f"The second moment of the outputs of like layers grows by more than {MAX_GROWTH:g} over "
-    f"depth, and by more than {SIGNIFICANCE:g} standard deviations of a healthy net of this width.",
+    what=f"The second moment of the outputs of like layers grows by more than {MAX_GROWTH:g} "
+    f"{IN_CHAIN} over depth, and by more than {SIGNIFICANCE:g} standard deviations of a healthy net of this width.",
     why="Outputs, loss and gradients overflow, or saturate what follows.",
     remedy=_ACTIVATION_REMEDY + " Residual branches: scale the last layer of each by 1/sqrt(L).",
     reference="He et al. 2015, section 2.2; Hanin and Rolnick 2018.",
@@ -121,7 +123,7 @@ def find_exploding_activations(analysis: Analysis, run: str) -> Iterator[Finding
     "VP201",
     name="vanishing gradients",
     what=f"The second moment of the gradients of like layers falls by more than {MAX_GROWTH:g} "
-    f"towards the input, and by more than {SIGNIFICANCE:g} standard deviations of a healthy net of "
+    f"{IN_CHAIN} towards the input, and by more than {SIGNIFICANCE:g} standard deviations of a healthy net of "
     "this width.",
     why="Early layers learn nothing while the late ones already move.",
     remedy=_ACTIVATION_REMEDY,
@@ -136,7 +138,8 @@ def find_vanishing_gradients(analysis: Analysis, run: str) -> Iterator[Finding]:
     "VP202",
     name="exploding gradients",
     what=f"The second moment of the gradients of like layers grows by more than {MAX_GROWTH:g} "
-    f"({MAX_GROWTH_BEHIND_NORMS:g} where norms take up their outputs) towards the input, and by "
+    f"{IN_CHAIN}, {MAX_GROWTH_BEHIND_NORMS:g} where norms take up their outputs, towards the "
+    "input, and by "
     f"more than {SIGNIFICANCE:g} standard deviations of a healthy net of this width.",
     why="One step of the optimizer throws the early layers far away.",
     remedy=_ACTIVATION_REMEDY,
@@ -152,12 +155,13 @@ def _find(analysis: Analysis, run: str, code: str, *, signal: str, sign: int) ->
     scales = conventional if signal == "gradient" else dict.fromkeys(conventional, 0.0)
     layers = analysis.select_weighted(signal=signal, run=run)
     idle = describe_idle_norms(analysis, run)
-    weights = [s for s in analysis.select(signal="weight", run=run) if s.first.fan_in]
-    heads = {odd.site.site.module for odd in find_odd(weights) if odd.is_end}
-    for sites in _group_by_role(layers, heads):
+    for stack in find_stacks(analysis, run, signal=signal):
+        sites = stack.sites
         trend = _follow(sites if signal == "activation" else sites[::-1], scales)
-        is_taken_up = all(site.site.module in conventional for site in sites)
-        allowed = MAX_GROWTH_BEHIND_NORMS if code == "VP202" and is_taken_up else MAX_GROWTH
+        is_plain = stack.is_chain and not stack.has_norms
+        allowed = MAX_GROWTH_IN_CHAIN if is_plain else MAX_GROWTH
+        if code == "VP202" and all(site.site.module in conventional for site in sites):
+            allowed = MAX_GROWTH_BEHIND_NORMS
         worst = trend.find_crossing(sign, allowed)
         if worst is None or (code == "VP201" and _goes_around(trend.sites[worst], layers)):
             continue
@@ -185,50 +189,6 @@ def find_conventional_scales(analysis: Analysis, run: str) -> dict[str, float]:
     }
 
 
-def _group_by_role(
-    sites: Sequence[SiteAnalysis], heads: Collection[str]
-) -> list[list[SiteAnalysis]]:
-    """Return layers that do the same thing at different depths, each group by depth.
-
-    Heads are left out, which are scaled by their own reasons: the deepest layer of all, and the
-    last of a stack if its weights are of another scale. If no role repeats, layers side by side in
-    one module are one stack.
-    """
-    shown = [s for s in sites[:-1] if math.isfinite(s.second_moment) and _width(s) >= MIN_WIDTH]
-    roles: defaultdict[tuple[str, str], list[SiteAnalysis]] = defaultdict(list)
-    for site in shown:
-        roles[_name_role(site.site.module), site.first.kind].append(site)
-    calls = [_take_first_calls(group) for group in roles.values()]
-    stacks = [group[:-1] if group[-1].site.module in heads else group for group in calls]
-    groups = [group for group in stacks if len(group) >= ROLE_SIZE]
-    parents = {site.site.module.rpartition(".")[0] for site in shown}
-    if groups or len(shown) < ROLE_SIZE or len(parents) > 1:
-        return groups
-    return [shown]
-
-
-def _take_first_calls(group: list[SiteAnalysis]) -> list[SiteAnalysis]:
-    """Return one call of each module, if there are modules enough; else the calls are the depth.
-
-    A recurrent layer goes deeper with every call; what several branches share does not. A head that
-    is shared by the levels of a pyramid meets another size at each.
-    """
-    first = list({site.site.module: site for site in reversed(group)}.values())[::-1]
-    is_recurrent = len({site.first.shape for site in group}) == 1
-    return group if len(first) < ROLE_SIZE and is_recurrent else first
-
-
-def _name_role(module: str) -> str:
-    """Return a module's name without the numbers that count blocks.
-
-    Inside of a block, fc1 and fc2 are two roles; at the top, conv1 and conv2 are a stack.
-    """
-    *blocks, name = module.split(".")
-    if not blocks or name.isdigit():
-        name = re.sub(r"\d+", "#", name)
-    return ".".join([*(re.sub(r"\d+", "#", block) for block in blocks), name])
-
-
 def _follow(sites: Sequence[SiteAnalysis], scales: Mapping[str, float]) -> Trend:
     def measure(site: SiteAnalysis) -> float:
         return site.second_moment * scales.get(site.site.module, 1.0)
@@ -242,7 +202,7 @@ def _follow(sites: Sequence[SiteAnalysis], scales: Mapping[str, float]) -> Trend
     size = math.log(math.prod(passing[0].first.shape))
     log_variance, growth, scatter = 0.0, [], []
     for index, site in enumerate(passing):
-        log_variance += RELU_LOG_VARIANCE / _width(site) if index else 0.0
+        log_variance += RELU_LOG_VARIANCE / count_units(site) if index else 0.0
         mean_square = math.log(measure(site)) - start
         sum_of_squares = mean_square + math.log(math.prod(site.first.shape)) - size
         growth.append(_take_milder(mean_square, sum_of_squares))
@@ -254,14 +214,6 @@ def _take_milder(first: float, second: float) -> float:
     if first * second <= 0.0:
         return 0.0
     return min(first, second, key=abs)
-
-
-def _width(site: SiteAnalysis) -> int:
-    """Return the number of independent units at a layer's output: its channels or features."""
-    shape, kind = site.first.shape, site.first.kind
-    if "Conv" in kind and len(shape) > 2:
-        return shape[1]
-    return shape[-1] if shape else 1
 
 
 def _describe(code: str, trend: Trend, worst: int, allowed: float, idle: str) -> Finding:

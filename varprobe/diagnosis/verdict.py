@@ -15,6 +15,7 @@ from varprobe.diagnosis import (  # noqa: F401
     drift,
     dtype_range,
     growth,
+    narrow,
     nothing,
     numerics,
     saturation,
