@@ -4,10 +4,10 @@
 runs them all, ``policy`` says which of them count for a project. ``causes`` puts a cause before
 what follows from it, ``fixes`` says what to draw anew, and ``effects`` what theory predicts of
 that. Each family of checks is a file: ``nothing`` (VP001), ``growth`` (VP101, VP102, VP201, VP202),
-``dead`` (VP103), ``saturation`` (VP104), ``collapse`` (VP105), ``arrival`` (VP203), ``weights``
-(VP301), ``symmetry`` (VP302), ``departure`` (VP303), ``designs`` (VP304), ``drift`` (VP305),
-``numerics`` (VP901), ``dtype_range`` (VP902). ``peers`` finds the odd one among layers that are
-drawn alike.
+``dead`` (VP103), ``saturation`` (VP104), ``collapse`` (VP105), ``narrow`` (VP106), ``arrival``
+(VP203), ``weights`` (VP301), ``symmetry`` (VP302), ``departure`` (VP303), ``designs`` (VP304),
+``drift`` (VP305), ``numerics`` (VP901), ``dtype_range`` (VP902). ``peers`` finds the odd one among
+layers that are drawn alike, ``stacks`` those that do the same thing at different depths.
 """
 
 from varprobe.diagnosis.finding import Diagnosis, Finding, Fix

@@ -36,11 +36,11 @@ MAX_GROWTH = 1e4
 under his own; 30 layers, 2⁻³⁰ = 1e-9, stall. Four layers of torch's default lose 6⁻⁴ = 1/1300."""
 
 MAX_GROWTH_IN_CHAIN = 400.0
-"""The same where nothing is left open: equal layers with no way around them and no norm between
-them, so that every signal suffers the whole factor. The time to learn goes with its reciprocal, and
-the largest stable step, too, if it grows: so many steps of plain gradient descent, at a rate that
-suits well-scaled nets, do what one step does there. The three layers of torch's default behind the
-first lose 6⁻³ = 1/216, eight layers of dropout behind He's law gain 2⁷ = 128, and both train."""
+"""The same where every signal suffers the whole factor: equal layers, no way around them, no norm
+between them. Curvature goes with the second moment, so that plain gradient descent at a usual rate
+needs as many times the steps, or must take steps that are as many times smaller: hundreds can be
+waited for. Torch's default loses 6⁻³ = 1/216 over three layers behind the first, dropout of one
+half behind He's law gains 2⁷ = 128 over seven: both are common, and healthy."""
 
 MAX_GROWTH_BEHIND_NORMS = 1e8
 """The same for gradients that grow towards the input where a norm takes up every layer's output:
@@ -54,8 +54,11 @@ SIGNIFICANCE = 4.0
 RELU_LOG_VARIANCE = 5.0
 """Variance of the log second moment that a ReLU layer adds, times its width."""
 
+IN_CHAIN = f"({MAX_GROWTH_IN_CHAIN:g} in a chain of equal layers without a way around or norms)"
 
-IN_CHAIN = f"({MAX_GROWTH_IN_CHAIN:g} in a chain of equal layers without a way around)"
+BEYOND_CHANCE = (
+    f"and by more than {SIGNIFICANCE:g} standard deviations of a healthy net of this width."
+)
 
 
 class Trend(NamedTuple):
@@ -95,7 +98,7 @@ _ACTIVATION_REMEDY = (
     "VP101",
     name="vanishing activations",
     what=f"The second moment of the outputs of like layers falls by more than {MAX_GROWTH:g} "
-    f"{IN_CHAIN} over depth, and by more than {SIGNIFICANCE:g} standard deviations of a healthy net of this width.",
+    f"{IN_CHAIN} over depth, {BEYOND_CHANCE}",
     why="Deep layers see almost nothing of the input; what they compute is their biases.",
     remedy=_ACTIVATION_REMEDY,
     reference="He et al. 2015, section 2.2; Hanin and Rolnick 2018.",
@@ -109,7 +112,7 @@ def find_vanishing_activations(analysis: Analysis, run: str) -> Iterator[Finding
     "VP102",
     name="exploding activations",
     what=f"The second moment of the outputs of like layers grows by more than {MAX_GROWTH:g} "
-    f"{IN_CHAIN} over depth, and by more than {SIGNIFICANCE:g} standard deviations of a healthy net of this width.",
+    f"{IN_CHAIN} over depth, {BEYOND_CHANCE}",
     why="Outputs, loss and gradients overflow, or saturate what follows.",
     remedy=_ACTIVATION_REMEDY + " Residual branches: scale the last layer of each by 1/sqrt(L).",
     reference="He et al. 2015, section 2.2; Hanin and Rolnick 2018.",
@@ -123,8 +126,7 @@ def find_exploding_activations(analysis: Analysis, run: str) -> Iterator[Finding
     "VP201",
     name="vanishing gradients",
     what=f"The second moment of the gradients of like layers falls by more than {MAX_GROWTH:g} "
-    f"{IN_CHAIN} towards the input, and by more than {SIGNIFICANCE:g} standard deviations of a healthy net of "
-    "this width.",
+    f"{IN_CHAIN} towards the input, {BEYOND_CHANCE}",
     why="Early layers learn nothing while the late ones already move.",
     remedy=_ACTIVATION_REMEDY,
     reference="Glorot and Bengio 2010, section 4.2; He et al. 2015, section 2.2.",
@@ -139,8 +141,7 @@ def find_vanishing_gradients(analysis: Analysis, run: str) -> Iterator[Finding]:
     name="exploding gradients",
     what=f"The second moment of the gradients of like layers grows by more than {MAX_GROWTH:g} "
     f"{IN_CHAIN}, {MAX_GROWTH_BEHIND_NORMS:g} where norms take up their outputs, towards the "
-    "input, and by "
-    f"more than {SIGNIFICANCE:g} standard deviations of a healthy net of this width.",
+    f"input, {BEYOND_CHANCE}",
     why="One step of the optimizer throws the early layers far away.",
     remedy=_ACTIVATION_REMEDY,
     reference="Glorot and Bengio 2010, section 4.2; Schoenholz et al. 2017, section 5.",

@@ -26,8 +26,8 @@ RELU_SPREAD = 2.0
 
 MAX_SLENDERNESS = 1.0
 """Sum of `RELU_SPREAD` over width that a chain may reach: above it, less than one direction of a
-random product is left. He's ReLU nets of width 32 train at 10 layers (0.6) and stall at 20 (1.2), of
-width 64 train at 20 (0.6) and stall at 50 (1.5)."""
+random product is left. Under He's law ReLU nets of width 32 train at 10 layers (0.6) and stall at
+20 (1.2), those of width 64 train at 20 (0.6) and stall at 50 (1.5)."""
 
 MIN_ANGLE = 0.25
 """Share of the mean squared sine between samples that must be left. In a net that trains at this
@@ -52,18 +52,20 @@ def find_narrow_chains(analysis: Analysis, run: str) -> Iterator[Finding]:
         if not stack.is_chain:
             continue
         first, last = stack.sites[0], stack.sites[-1]
-        # Positions of an image, and tokens, are units, too: their sums differ from each other.
+        # Every position of an image, and every token, brings directions of its own.
         units = math.prod(last.first.shape[1:])
         depth = len(stack.sites) - 1
         slenderness = depth * RELU_SPREAD / units
         entered, left = max(map(_measure_angle, stack.sites)), _measure_angle(last)
-        if slenderness <= MAX_SLENDERNESS or not ROUNDING < entered > left / MIN_ANGLE:
+        is_harmed = entered > ROUNDING and left < MIN_ANGLE * entered
+        if slenderness <= MAX_SLENDERNESS or not is_harmed:
             continue
         yield RULES["VP106"].report(
             last.site.module,
-            f"{depth} layers of {units} units behind {first.site.module}: {RELU_SPREAD:g} × depth / "
-            f"width is {slenderness:.3g}, and at most {MAX_SLENDERNESS:g} leaves more than one "
-            f"direction; of a mean squared sine of {entered:.2g} between samples {left:.2g} is left",
+            f"{depth} layers of {units} units behind {first.site.module or 'the root'}: "
+            f"{RELU_SPREAD:g} × depth / width is {slenderness:.3g}, and up to {MAX_SLENDERNESS:g} "
+            f"more than one direction passes; the mean squared sine between samples falls from "
+            f"{entered:.2g} to {left:.2g}",
             run=run,
             measured=slenderness,
             expected=0.0,
