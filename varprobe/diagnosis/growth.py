@@ -127,7 +127,8 @@ def find_exploding_activations(analysis: Analysis, run: str) -> Iterator[Finding
     name="vanishing gradients",
     what=f"The second moment of the gradients of like layers falls by more than {MAX_GROWTH:g} "
     f"{IN_CHAIN} towards the input, {BEYOND_CHANCE}",
-    why="Early layers learn nothing while the late ones already move.",
+    why="Early layers learn nothing while the late ones already move. Optimizers that divide a "
+    "gradient by its size, such as Adam, train some of these nets all the same.",
     remedy=_ACTIVATION_REMEDY,
     reference="Glorot and Bengio 2010, section 4.2; He et al. 2015, section 2.2.",
 )
