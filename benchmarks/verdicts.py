@@ -4,8 +4,8 @@
     python benchmarks/verdicts.py --quick    # a minute: 2 seeds, 100 false alarms
 
 *Published* are 13 faults and 13 healthy designs on which checkers have been compared; *all* has
-these and more (`tests/verdicts`); *unseen* were written when the checks were done, and are reported
-as they came out. A case counts once for each seed. One broken layer is *named* if the findings
+these and more (`tests/verdicts`); *unseen* were written when the checks were done. When the second
+ten came out first, two of them were missed, and the checks have been mended since. A case counts once for each seed. One broken layer is *named* if the findings
 about weights name it and no other. No check looks at a prediction, and none is made.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 import torch
 
-from tests.verdicts import unseen
+from tests.verdicts import unseen, unseen_again
 from tests.verdicts.case import Case
 from tests.verdicts.cases import FAULTY, HEALTHY, PUBLISHED_FAULTY, PUBLISHED_HEALTHY
 from tests.verdicts.sabotage import DEEDS, MODELS, commit
@@ -26,6 +26,7 @@ SETS: dict[str, tuple[Mapping[str, Case], Mapping[str, Case]]] = {
     "published": (PUBLISHED_FAULTY, PUBLISHED_HEALTHY),
     "all": (FAULTY, HEALTHY),
     "unseen": (unseen.FAULTY, unseen.HEALTHY),
+    "unseen again": (unseen_again.FAULTY, unseen_again.HEALTHY),
 }
 
 

@@ -118,3 +118,34 @@ def test_growth_that_a_chain_must_not_have_is_left_to_other_stacks() -> None:
 
     assert codes(chain) == {"VP101", "VP201"}
     assert codes(loop) == set()
+
+
+class Unrolled(nn.Module):
+    def __init__(self, cell: nn.RNNCellBase) -> None:
+        super().__init__()
+        self.cell, self.head = cell, nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state = None
+        for step in x.unbind(1):
+            state = self.cell(step, state)
+        return self.head(state[0] if isinstance(state, tuple) else state)
+
+
+@pytest.mark.parametrize("make", [nn.RNNCell, nn.GRUCell, nn.LSTMCell])
+def test_a_cell_may_forget_and_must_not_explode(make: type[nn.RNNCellBase]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(8, 40, 64)
+
+    def find(model: nn.Module) -> list[str]:
+        diagnosis = vp.diagnose(vp.analyze(vp.profile(model, x)), select=["VP1", "VP2"])
+        return [finding.code for finding in diagnosis.all_findings]
+
+    model = Unrolled(make(64, 64))
+    gradients = vp.analyze(vp.profile(model, x)).select(signal="gradient")
+    steps = [s.second_moment for s in gradients if s.first.kind == make.__name__]
+    assert steps[0] < 1e-4 * steps[-2]  # torch's default forgets
+    assert find(model) == []
+    # Orthogonal weights of gain 3 are chaotic: what is far away in time matters most.
+    nn.init.orthogonal_(model.cell.weight_hh, gain=3.0 if make is nn.RNNCell else 30.0)
+    assert "VP202" in find(model)

@@ -84,6 +84,18 @@ def test_zero_scales_of_norms_are_a_design() -> None:
     assert [f.module for f in judge(model, images, "VP304")] == ["3.bn2"]
 
 
+@pytest.mark.parametrize(("place", "is_blamed"), [(4, True), (7, False)])
+def test_zero_scales_of_norms_without_a_way_around_stop_everything(place, is_blamed) -> None:
+    layers = [part for _ in range(3) for part in (nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Linear(64, 10))
+    nn.init.zeros_(model[place].weight)
+    if not is_blamed:  # before the head: all begins to move after one step, but not behind a ReLU
+        model[8] = nn.Tanh()
+    found = judge(model, rows(), "VP302")
+    assert [f.module for f in found] == ([str(place)] if is_blamed else [])
+    assert [f.module for f in judge(model, rows(), "VP304")] == ([] if is_blamed else [str(place)])
+
+
 def test_a_constant_weight_without_a_fan_is_seen() -> None:
     attention = nn.MultiheadAttention(64, 4, batch_first=True)
     nn.init.constant_(attention.in_proj_weight, 0.1)

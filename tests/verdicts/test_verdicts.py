@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from tests.verdicts import sabotage, unseen
+from tests.verdicts import sabotage, unseen, unseen_again
 from tests.verdicts.cases import FAULTY, HEALTHY
 from tests.verdicts.scoring import bound_rate, count_alarms
 from varprobe.modules import walk_tensors
@@ -81,10 +81,14 @@ def test_the_interval_is_clopper_and_pearsons(flagged: int, low: float, high: fl
     assert bound_rate(flagged, 98 if flagged == 0 else 84)[0] == pytest.approx(low, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", [*unseen.FAULTY, *unseen.HEALTHY])
+UNSEEN_FAULTY = unseen.FAULTY | unseen_again.FAULTY
+UNSEEN_HEALTHY = unseen.HEALTHY | unseen_again.HEALTHY
+
+
+@pytest.mark.parametrize("name", [*UNSEEN_FAULTY, *UNSEEN_HEALTHY])
 def test_judges_what_nobody_had_seen(name: str) -> None:
-    case = unseen.FAULTY.get(name) or unseen.HEALTHY[name]
-    assert case.judge(0, predict=False).healthy == (name in unseen.HEALTHY)
+    case = UNSEEN_FAULTY.get(name) or UNSEEN_HEALTHY[name]
+    assert case.judge(0, predict=False).healthy == (name in UNSEEN_HEALTHY)
 
 
 # What has no scale of its own: ReLU, norms and sums. Tanh has one, 1, and saturates beyond it.

@@ -10,7 +10,7 @@ from varprobe.analysis import Analysis, SiteAnalysis
 from varprobe.diagnosis.finding import Finding
 from varprobe.diagnosis.peers import find_odd
 from varprobe.diagnosis.rule import RULES, check_rule
-from varprobe.diagnosis.symmetry import is_constant, is_drawn
+from varprobe.diagnosis.symmetry import is_constant, is_drawn, is_zero_norm
 
 MAX_LAYER_SCALE = 0.1
 """Largest constant that scales a residual branch channel by channel from the beginning: Touvron et
@@ -54,11 +54,6 @@ def _is_zero_layer(site: SiteAnalysis) -> bool:
     return is_drawn(site) and site.second_moment == 0.0
 
 
-def _is_zero_norm(site: SiteAnalysis) -> bool:
-    is_scale = "Norm" in site.first.kind and site.site.output == "weight"
-    return is_scale and site.second_moment == 0.0
-
-
 def _is_zero_scalar(site: SiteAnalysis) -> bool:
     is_shift = "bias" in site.site.output or "Norm" in site.first.kind
     return site.first.moments.numel == 1 and not is_shift and site.second_moment == 0.0
@@ -74,7 +69,7 @@ def _is_layer_scale(site: SiteAnalysis) -> bool:
 
 DESIGNS: Mapping[str, Callable[[SiteAnalysis], bool]] = {
     "a layer that begins at 0": _is_zero_layer,
-    "a norm whose scale begins at 0: its branch begins as nothing": _is_zero_norm,
+    "a norm whose scale begins at 0: its branch begins as nothing": is_zero_norm,
     "a scalar that begins at 0: its branch begins as nothing (ReZero, SkipInit)": _is_zero_scalar,
     "a scale that begins small: so does its branch (LayerScale)": _is_layer_scale,
 }

@@ -159,6 +159,8 @@ def _find(analysis: Analysis, run: str, code: str, *, signal: str, sign: int) ->
     idle = describe_idle_norms(analysis, run)
     for stack in find_stacks(analysis, run, signal=signal):
         sites = stack.sites
+        if stack.forgets and sign < 0:
+            continue
         trend = _follow(sites if signal == "activation" else sites[::-1], scales)
         is_plain = stack.is_chain and not stack.has_norms
         allowed = MAX_GROWTH_IN_CHAIN if is_plain else MAX_GROWTH

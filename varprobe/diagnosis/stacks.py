@@ -22,6 +22,9 @@ ROLE_SIZE = 3
 MIN_WIDTH = 4
 """Units below which a layer is no sample: attention maps, gates, scores."""
 
+CELLS = frozenset({"RNNCell", "GRUCell", "LSTMCell"})
+"""Modules that are called step after step. Their first output is the state."""
+
 CHAINING = "Sequential"
 """The module that calls its parts one after the other, and does nothing else."""
 
@@ -34,6 +37,8 @@ class Stack(NamedTuple):
     """Whether it is known that there is no way around any of them, and all are of one size."""
     has_norms: bool
     """Whether there are norms in the chain."""
+    forgets: bool
+    """Whether every layer reads an input of its own, so that what came first may fade."""
 
 
 def find_stacks(analysis: Analysis, run: str, *, signal: str) -> list[Stack]:
@@ -54,6 +59,7 @@ def find_stacks(analysis: Analysis, run: str, *, signal: str) -> list[Stack]:
     parents = {site.site.module.rpartition(".")[0] for site in shown}
     if not groups and len(shown) >= ROLE_SIZE and len(parents) == 1:
         groups = [shown]
+    groups += _find_unrolled(analysis, run, signal)
     return [_describe(group, kinds) for group in groups]
 
 
@@ -63,6 +69,15 @@ def count_units(site: SiteAnalysis) -> int:
     if "Conv" in kind and len(shape) > 2:
         return shape[1]
     return shape[-1] if shape else 1
+
+
+def _find_unrolled(analysis: Analysis, run: str, signal: str) -> list[list[SiteAnalysis]]:
+    """Return the states of each recurrent cell, step by step."""
+    cells: defaultdict[str, list[SiteAnalysis]] = defaultdict(list)
+    for site in analysis.select(signal=signal, run=run):
+        if site.first.kind in CELLS and site.site.output in ("", "0"):
+            cells[site.site.module].append(site)
+    return [steps for steps in cells.values() if len(steps) >= ROLE_SIZE]
 
 
 def _group_by_role(
@@ -90,6 +105,7 @@ def _describe(stack: Sequence[SiteAnalysis], kinds: Mapping[str, str]) -> Stack:
         tuple(stack),
         is_chain=chain is not None and len(alike) == 1 and is_called_once,
         has_norms=chain is not None and _has_norms(chain, kinds),
+        forgets=stack[0].first.kind in CELLS,
     )
 
 

@@ -43,8 +43,11 @@ def find_symmetry(analysis: Analysis, run: str) -> Iterator[Finding]:
     zeros = [s for s in constant if s.second_moment == 0.0]
     filled = [s for s in constant if s.second_moment > 0.0]
     twins = [s for s in weights if s not in constant and _count_share(s) <= MAX_TWINS]
+    zeros_of_norms = [s for s in analysis.select(signal="weight", run=run) if is_zero_norm(s)]
     if zeros and (len(zeros) == len(weights) or _blocks(analysis, run, zeros)):
         filled = sorted([*filled, *zeros], key=weights.index)
+    elif zeros_of_norms and _blocks(analysis, run, zeros_of_norms):
+        filled += zeros_of_norms
     if filled:
         first = filled[0]
         value = first.first.moments.mean
@@ -79,6 +82,12 @@ def is_drawn(site: SiteAnalysis) -> bool:
     return len(record.shape) > 1 and "weight" in site.site.output and not is_table
 
 
+def is_zero_norm(site: SiteAnalysis) -> bool:
+    """Tell whether a parameter is the scale of a norm, and begins at 0."""
+    is_scale = "Norm" in site.first.kind and site.site.output == "weight"
+    return is_scale and site.second_moment == 0.0
+
+
 def is_constant(site: SiteAnalysis) -> bool:
     """Tell whether all elements of a weight are equal, in every draw."""
     # Equal float32 numbers may leave a variance of the rounding of their mean.
@@ -94,14 +103,20 @@ def _blocks(analysis: Analysis, run: str, zeros: Sequence[SiteAnalysis]) -> bool
     start after one step, and are a common head.
     """
     layers = analysis.select_weighted(signal="activation", run=run)
-    order = list(dict.fromkeys(site.site.module for site in layers))
-    first = min((order.index(z.site.module) for z in zeros if z.site.module in order), default=-1)
-    if first < 0 or first == len(order) - 1:
+    weighted = {site.site.module for site in layers}
+    places = {z.site.module for z in zeros}
+    before: dict[str, None] = {}
+    for site in analysis.select(signal="activation", run=run):
+        if site.site.module in places:
+            break
+        if site.site.module in weighted:
+            before[site.site.module] = None
+    if len(before) >= len(weighted) - 1:
         return False
     moving = {
         s.site.module for s in analysis.select(signal="weight_gradient", run=run) if s.second_moment
     }
-    return _is_deaf(layers[-1]) and not moving & set(order[:first])
+    return _is_deaf(layers[-1]) and not moving & before.keys()
 
 
 def _is_deaf(site: SiteAnalysis) -> bool:
