@@ -4,9 +4,10 @@
     python benchmarks/verdicts.py --quick    # a minute: 2 seeds, 100 false alarms
 
 *Published* are 13 faults and 13 healthy designs on which checkers have been compared; *all* has
-these and more (`tests/verdicts`); *unseen* were written when the checks were done. When the second
-ten came out first, two of them were missed, and the checks have been mended since. A case counts once for each seed. One broken layer is *named* if the findings
-about weights name it and no other. No check looks at a prediction, and none is made.
+these and more (`tests/verdicts`); *unseen* were written when the checks were done. Of the second
+ten two were missed when they were first judged, and the checks have been mended since. A case
+counts once for each seed. One broken layer is *named* if the findings about weights name it and no
+other. No check looks at a prediction, and none is made.
 """
 
 from __future__ import annotations
