@@ -110,6 +110,20 @@ QUICK_GRID = cross(
     list(BLOCKS), ["relu", "tanh"], [32], [2, 10, 20], [0.5, 1.0, 2.0**0.5, 2.0**1.5]
 )
 
+HELD_OUT_GRID = (
+    *cross(
+        ["plain"], ["relu", "tanh", "gelu"], [48, 96], [3, 7, 15, 40], [0.6, 0.85, 1.2, 1.7, 2.4]
+    ),
+    *cross(
+        ["layer norm", "batch norm", "residual", "pre-norm residual"],
+        ["relu", "tanh"],
+        [48],
+        [7, 15, 40],
+        [1.0, 1.7],
+    ),
+)
+"""Widths, depths and gains between those of the grid, chosen when the checks' limits stood."""
+
 
 class Digits(NamedTuple):
     """Images (number, 64), of mean 0 and variance 1 over all, and classes (number,)."""

@@ -2,6 +2,7 @@
 
     python benchmarks/trainability.py            # ten minutes of CPU time
     python benchmarks/trainability.py --quick    # two minutes
+    python benchmarks/trainability.py --held-out # 168 nets that no limit was set with
     python benchmarks/trainability.py --figure docs/images/trainability.png
 
 276 small nets are judged on a batch of scikit-learn's digits, and then trained from the weights
@@ -25,7 +26,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from bundles import OPTIMIZERS, STEPS, draw_batches, train
-from digit_nets import GRID, QUICK_GRID, Digits, Net, load_digits
+from digit_nets import GRID, HELD_OUT_GRID, QUICK_GRID, Digits, Net, load_digits
 from heat_map import PNG, draw_heat_map
 
 import varprobe as vp
@@ -165,8 +166,10 @@ def tabulate_misses(nets: pd.DataFrame) -> Iterator[str]:
 
 def tabulate_starts(nets: pd.DataFrame) -> Iterator[str]:
     """Yield the steps that ReLU nets need with Xavier's gain, and with He's."""
-    yield "| ReLU layers × width | Xavier | He |\n|---|---:|---:|"
     plain = nets.xs(("plain", "relu"), level=("block", "activation"))["steps"].unstack("gain")
+    if not {XAVIER, HE} <= set(plain.columns):
+        return
+    yield "| ReLU layers × width | Xavier | He |\n|---|---:|---:|"
     for (width, depth), steps in plain[[XAVIER, HE]].iterrows():
         spelled = ("never" if pd.isna(count) else f"{count:.0f}" for count in steps)
         yield f"| {depth} × {width} | {' | '.join(spelled)} |"
@@ -185,12 +188,17 @@ def _span(values: Iterable[float]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, judge, and print all tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="fewer nets: two minutes")
+    grids = parser.add_mutually_exclusive_group()
+    for name, grid, help_ in (
+        ("--quick", QUICK_GRID, "fewer nets: two minutes"),
+        ("--held-out", HELD_OUT_GRID, "other nets, of which no limit knows"),
+    ):
+        grids.add_argument(name, dest="grid", action="store_const", const=grid, help=help_)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where results are kept")
     parser.add_argument("--figure", type=Path, help="draw the heat map there")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    digits, grid = load_digits(), QUICK_GRID if options.quick else GRID
+    digits, grid = load_digits(), options.grid or GRID
     options.folder.mkdir(parents=True, exist_ok=True)
     training = fill(options.folder / "training.csv", grid, lambda n: train_nets(n, digits))
     verdicts = fill(options.folder / "verdicts.csv", grid, lambda n: judge_nets(n, digits))
