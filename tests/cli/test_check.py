@@ -20,7 +20,7 @@ def test_a_healthy_model_ends_with_what_was_looked_at(run: Run) -> None:
 def test_findings_name_layer_number_limit_and_the_next_command(run: Run) -> None:
     stdout = run("check", "models.py:xavier", "--input", "16,64").stdout
     assert "VP101 error vanishing activations: " in stdout
-    assert "allowed is a factor of 10000" in stdout
+    assert "allowed is a factor of 400" in stdout
     assert "fix: " in stdout
     assert "next: varprobe explain VP301" in stdout
 
