@@ -205,7 +205,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for optimizer in RATES:
         nets = join(training, verdicts, optimizer)
         for tabulate in (tabulate_scores, tabulate_codes, tabulate_misses, tabulate_starts):
-            print(f"\n{optimizer}", *tabulate(nets), sep="\n")
+            if lines := list(tabulate(nets)):
+                print(f"\n{optimizer}", *lines, sep="\n")
     if options.figure:
         draw_heat_map(join(training, verdicts, "SGD")).savefig(options.figure, **PNG)
 
