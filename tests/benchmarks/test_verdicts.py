@@ -3,7 +3,14 @@ from __future__ import annotations
 import pytest
 import verdicts
 
-FEW = {"relu_3_default", "relu_30_zeros", "a list in between", "two towers"}
+FEW = {
+    "relu_3_default",
+    "relu_30_zeros",
+    "a list in between",
+    "two towers",
+    "squared relu",
+    "five tasks",
+}
 
 
 def test_the_tables_are_printed(

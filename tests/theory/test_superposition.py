@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import varprobe as vp
+from varprobe.errors import MissingRuleError
 from varprobe.recording import Site
 from varprobe.theory.expectations import Field
 from varprobe.theory.explicit import ExplicitPairs
@@ -165,3 +166,8 @@ def test_a_branch_that_starts_at_zero_changes_nothing():
 
     x = torch.randn(16, 32)
     assert predict(Block(), Block()) == pytest.approx(predict(), rel=1e-6)
+
+
+def test_a_sum_that_is_not_finite_has_no_distribution():
+    with pytest.raises(MissingRuleError, match="not finite"):
+        add(make_law(RELU, 0.5, (math.nan, math.nan)), make_law(IDENTITY, 0.5))

@@ -26,7 +26,7 @@ EFFECTS: Mapping[str, frozenset[str]] = {
     "VP302": _ANY | {"VP301", "VP303"},
     "VP901": _ANY | {"VP203", "VP301", "VP303"},
     "VP301": _ANY,
-    "VP103": _VANISHING,
+    "VP103": _VANISHING | {"VP102"},
     "VP303": _ANY,
     "VP102": frozenset({"VP102", "VP103", "VP104", "VP202"}) | _OVERFLOW,
     "VP104": frozenset({"VP105", "VP201"}),
@@ -137,6 +137,8 @@ def _explains(cause: Finding, effect: Finding, order: _Order) -> bool:
     if cause.code == "VP901" and cause.parameters:
         return True  # what is not finite spoils both directions
     first, last = order.span(cause)
+    if cause.code == "VP103":
+        first -= 1  # what shifts units below zero is the layer before them, and looks large
     where = order.find(effect)
     on_path = where <= last if _goes_back(effect) else where >= first
     if cause.code not in FACTORS or effect.code not in GROWTH:

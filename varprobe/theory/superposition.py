@@ -18,6 +18,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from varprobe.errors import MissingRuleError
 from varprobe.theory.curves import Curve, interpolate
 from varprobe.theory.expectations import Field, expand_at
 from varprobe.theory.factors import Factor
@@ -156,6 +157,8 @@ class Quantiles:
         below = smooth.distribute(sums[:, None] - other.values) @ other.weights
         (mean, spread) = _add_moments(first, second)
         inside = (below > TAIL) & (below < 1 - TAIL)
+        if not bool(inside.any()):
+            raise MissingRuleError("a sum without a distribution: constant, or not finite")
         found, sums = torch.special.ndtri(below[inside]), sums[inside]
         first_node, last_node = max(-REACH, float(found[0])), min(REACH, float(found[-1]))
         nodes = torch.linspace(first_node, last_node, NODES, dtype=torch.float64)
