@@ -82,6 +82,11 @@ class Groups:
         return [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
 
     @cached_property
+    def member(self) -> Tensor:
+        """Whether a site is one of those that a representative stands for, (T, N), float32."""
+        return torch.nn.functional.one_hot(self.nearest, len(self.places)).float()
+
+    @cached_property
     def alike(self) -> Tensor:
         """Whether two representatives are of one group, (N, N)."""
         return self.owner[:, None] == self.owner
