@@ -86,7 +86,7 @@ class GroupedLayer:
     def forward(self) -> Output:
         """Return the pairs of the output by representatives."""
         draw = _Draw(self.weights, self.seed)
-        passed = _fold(draw.weights.passed, draw.x)
+        passed = draw.gather()
         level = self.value.variance * self.value.source.features
         pairs = _multiply(passed, passed) * level / passed.shape[-1] + self.value.offset
         sizes = passed.square().sum(-1).double().mean(3)
@@ -158,6 +158,15 @@ class _Draw:
         samples = self.query.source.pairs.samples
         return measure_level(values.unsqueeze(3), samples, self.query.heads, self.groups.sizes)
 
+    def gather(self) -> Tensor:
+        """Return what is gathered of the input, (draws, 2, heads, N, f)."""
+        passed = self.weights.passed
+        total = self.x.new_zeros(*passed.shape[:-1], self.x.shape[-1])
+        for tile in self.tiles:
+            rows, keys = tile.rows, tile.keys
+            total[..., rows, :] += _fold(passed[..., rows, keys], self.x[:, :, keys])
+        return total
+
     def go_back(self, signal: Tensor, value: Stream) -> Back:
         """Return the gradients, products left out, for a gradient of unit size."""
         places = self.groups.places
@@ -166,7 +175,10 @@ class _Draw:
         dropped = self.weights.drop_back(slopes)
         softened = self.weights.soften_back(dropped)
         scores = softened * self.scale
-        to_query = scores @ self.k
+        to_query = torch.zeros_like(self.q)
+        for tile in self.tiles:
+            part = scores[..., tile.rows, tile.keys] @ self.k[..., tile.keys, :]
+            to_query[..., tile.rows, :] += part
         query = Returned(
             _multiply(to_query, to_query) / self.query.features,
             self._unmix(self.query, to_query),
@@ -194,7 +206,6 @@ class _Draw:
         """
         groups, x = self.groups, self.x
         binned, reached = self._bin()
-        flat = binned.flatten(-2)
         level = value.variance * value.source.features / x.shape[-1] * value.features
         expected = self.query.mixing.pairs().values
         found = []
@@ -204,8 +215,7 @@ class _Draw:
                 own = self.q[:, s].square().mean(-1)
                 alike = alike - torch.diag_embed(alike.diagonal(dim1=-2, dim2=-1) - own)
             joint = groups.counts.float() * signal[int(s == t)].float() * alike
-            mixed = (joint @ flat[:, t]).view_as(binned[:, t])
-            sums = (binned[:, s] @ mixed.mT).sum((0, 1, 2)).double() / (self.draws * HEADS)
+            sums = self._sum_groups(joint, [(part[:, s], part[:, t]) for part in binned])
             same = self._sum_alone(joint, s, t, reached)
             part = groups.average(groups.deal((sums + sums.mT) / 2), same)
             found.append(part * (level * self.scale**2))
@@ -213,21 +223,40 @@ class _Draw:
         pairs[1].diagonal().clamp_min_(0)
         return pairs
 
-    def _bin(self) -> tuple[Tensor, Tensor]:
-        """Return Σ A_ij (x_j - Σ A x) over the keys of each group, and Σ A x of all keys.
+    def _bin(self) -> tuple[list[Tensor], Tensor]:
+        """Return Σ A_ij (x_j - Σ A x) over the keys of each group, and Σ A x over all keys.
 
-        They are (draws, 2, heads, N, groups, f) and (draws, 2, heads, N, f).
+        The former are (draws, 2, groups, heads, rows, f) for each tile, the latter (draws, 2,
+        heads, N, f).
         """
         soft, x, spans = self.weights.soft, self.x, self.groups.spans
-        shape = (*soft.shape[:-1], len(spans), x.shape[-1])
-        binned, shares = soft.new_zeros(shape), soft.new_zeros(shape[:-1])
+        reached = x.new_zeros(*soft.shape[:-1], x.shape[-1])
+        binned, shares = [], []
         for tile in self.tiles:
-            for group in tile.groups:
-                near = soft[..., tile.rows, spans[group]]
-                binned[..., tile.rows, group, :] = _fold(near, x[:, :, spans[group]])
-                shares[..., tile.rows, group] = near.sum(-1)
-        reached = binned.sum(-2)
-        return binned.addcmul_(shares[..., None], reached[..., None, :], value=-1), reached
+            near = [soft[..., tile.rows, spans[group]] for group in tile.groups]
+            folded = [_fold(a, x[:, :, spans[g]]) for a, g in zip(near, tile.groups, strict=True)]
+            binned.append(torch.stack(folded, 2))
+            shares.append(torch.stack([part.sum(-1) for part in near], 2))
+            reached[..., tile.rows, :] += binned[-1].sum(2)
+        for tile, part, share in zip(self.tiles, binned, shares, strict=True):
+            part.addcmul_(share[..., None], reached[:, :, None, :, tile.rows], value=-1)
+        return binned, reached
+
+    def _sum_groups(self, joint: Tensor, binned: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Return Σ b_gi G_ij b_hj over rows, (groups, groups), averaged over draws and heads."""
+        features = self.x.shape[-1]
+        shape = (self.draws, len(self.groups.spans), *joint.shape[1:-1], features)
+        mixed = joint.new_empty(shape)
+        for tile, (_, right) in zip(self.tiles, binned, strict=True):
+            span = slice(tile.groups.start, tile.groups.stop)
+            torch.matmul(joint[:, None, ..., tile.rows], right, out=mixed[:, span])
+        # By draw and head, all rows and features of a group in one line.
+        lines = mixed.flatten(-2).permute(0, 2, 3, 1)
+        sums = []
+        for tile, (left, _) in zip(self.tiles, binned, strict=True):
+            span = slice(tile.rows.start * features, tile.rows.stop * features)
+            sums.append(left.flatten(-2).transpose(1, 2) @ lines[..., span, :])
+        return torch.cat(sums, dim=-2).double().mean((0, 1))
 
     def _sum_alone(self, joint: Tensor, s: int, t: int, reached: Tensor) -> Tensor:
         """Return the sums over the pairs of a key with itself, (N,)."""
