@@ -1,6 +1,6 @@
 """A Llama of 70 billion parameters, predicted on a laptop: nothing of it is ever allocated.
 
-    python examples/llama_70b.py          # 80 layers, 2048 tokens: half a minute, 2 GB
+    python examples/llama_70b.py          # 80 layers, 2048 tokens: 15 to 17 s of CPU, 2 GB
     python examples/llama_70b.py --quick  # 4 of the layers
 
 The model is built on the meta device. Its residual stream grows by the same amount in every block;

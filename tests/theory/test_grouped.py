@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, strategies as st
@@ -12,6 +14,7 @@ from varprobe.errors import MissingRuleError
 from varprobe.theory import grouped, grouped_layer
 from varprobe.theory.explicit import ExplicitPairs
 from varprobe.theory.grouped import GroupedPairs, group, group_sites
+from varprobe.theory.grouped_layer import Tile, cut_tiles
 
 ROUNDING = 1e-9
 """float64 sums of up to a hundred thousand terms of order 1."""
@@ -139,3 +142,61 @@ def test_large_scores_of_a_long_sequence_are_summed_over_all_keys(monkeypatch):
     for row, told in zip(found, expected, strict=True):
         allowed = 0.05 if row.site.signal == "activation" else 0.2
         assert row.second_moment == pytest.approx(told.second_moment, rel=allowed, abs=1e-9), row
+
+
+def mask(kind, sites):
+    sees = torch.ones(sites, sites, dtype=torch.bool)
+    return {"all": sees, "past": sees.tril(), "window": sees.tril() & sees.triu(-60)}[kind]
+
+
+@pytest.mark.parametrize("kind", ["all", "past", "window"])
+def test_tiles_hold_every_weight_and_leave_out_most_of_the_future(kind):
+    groups = group_sites(300)
+    weights = mask(kind, 300)[groups.places].float().expand(1, 2, 3, -1, -1)
+    covered = torch.zeros(weights.shape[-2:], dtype=torch.bool)
+    for tile in cut_tiles(weights, groups):
+        span = groups.spans[tile.groups[0]].start, groups.spans[tile.groups[-1]].stop
+        assert (tile.keys.start, tile.keys.stop) == span
+        assert not bool(covered[:, tile.keys].any())
+        covered[tile.rows, tile.keys] = True
+    assert bool(covered[weights[0, 0, 0] > 0].all())
+    assert (float(covered.float().mean()) < 0.4) == (kind != "all")
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_sums_by_tiles_are_those_over_all_queries(draws, monkeypatch):
+    tokens = torch.empty(2, 300, dtype=torch.long, device="meta")
+
+    def predict():
+        init = "normal(std=0.2, embeddings=True)"
+        return vp.predict(lambda: Llama(1, 64, 1000), tokens, init=init, draws=0)
+
+    monkeypatch.setattr(grouped_layer, "MOST_DRAWS", draws)
+    found = predict()
+
+    def cut_whole(weights, groups):
+        count = len(groups.spans)
+        return [Tile(range(count), slice(0, groups.sites), slice(0, weights.shape[-2]))]
+
+    monkeypatch.setattr(grouped_layer, "cut_tiles", cut_whole)
+    # float32 sums of hundreds of terms, some of which cancel.
+    for row, whole in zip(found, predict(), strict=True):
+        assert row.second_moment == pytest.approx(whole.second_moment, rel=1e-4, abs=1e-9), row
+
+
+def test_some_pairs_are_chosen_by_shapes_and_read_from_each_matrix_anew():
+    first = group(draw(300))
+    second = first.map(lambda values: 2 * values)
+    for samples, pairs in ((3, first), (3, second), (2, replace(first, samples=2))):
+        values, scales, shares = pairs.sample_pairs(1000)
+        # Nothing is left out: all pairs of different (sample, site), as often as they stand.
+        matrix, spreads = pairs.values, pairs.values[1].diagonal().clamp_min(1e-300).sqrt()
+        apart = ~torch.eye(len(spreads), dtype=torch.bool)
+        counts = pairs.groups.counts * (samples * 300**2 / pairs.groups.counts.sum())
+        outer = torch.outer(spreads, spreads)
+        assert torch.equal(values, torch.cat([matrix[1][apart], matrix[0].flatten()]))
+        assert torch.equal(scales, torch.cat([outer[apart], outer.flatten()]))
+        assert torch.equal(shares, torch.cat([counts[apart], (samples - 1) * counts.flatten()]))
+        few = pairs.sample_pairs(24)
+        assert len(few[0]) == len(few[1]) == len(few[2]) <= 2 * 24**2
+        assert bool(torch.isin(few[0], matrix).all())

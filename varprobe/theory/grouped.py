@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import NoReturn, Self
 
 import torch
@@ -80,6 +80,11 @@ class Groups:
         """The sites of each group."""
         ends = self.widths.long().cumsum(0).tolist()
         return [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
+
+    @cached_property
+    def member(self) -> Tensor:
+        """Whether a site is one of those that a representative stands for, (T, N), float32."""
+        return torch.nn.functional.one_hot(self.nearest, len(self.places)).float()
 
     @cached_property
     def alike(self) -> Tensor:
@@ -201,21 +206,9 @@ class GroupedPairs(Pairs):
         return self._replace(self.values.mT)
 
     def sample_pairs(self, most: int) -> tuple[Tensor, Tensor, Tensor]:
-        # Whole groups are left out: of each that stays, both representatives do.
-        kept = torch.isin(
-            self.groups.owner, self.groups.owner[:: math.ceil(2 * len(self.groups.owner) / most)]
-        )
-        values = self.values[:, kept][:, :, kept]
-        spreads = values[1].diagonal().clamp_min(1e-300).sqrt()
-        scales = torch.outer(spreads, spreads)
-        apart = ~torch.eye(len(spreads), dtype=torch.bool)
-        counts = self.groups.counts[kept][:, kept]
-        counts = counts * (self.samples * self.positions**2 / counts.sum())
-        return (
-            torch.cat([values[1][apart], values[0].flatten()]),
-            torch.cat([scales[apart], scales.flatten()]),
-            torch.cat([counts[apart], counts.flatten() * (self.samples - 1)]),
-        )
+        cells, first, second, shares = _choose_cells(self.groups, most, self.samples)
+        spreads = self.values[1].diagonal().clamp_min(1e-300).sqrt()
+        return self.values.take(cells), spreads[first] * spreads[second], shares
 
     def unit(self) -> Self:
         values = torch.zeros_like(self.values)
@@ -299,6 +292,25 @@ class GroupedPairs(Pairs):
 
     def _settle(self) -> Pairs:
         return self
+
+
+@lru_cache(maxsize=8)
+def _choose_cells(groups: Groups, most: int, samples: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return some pairs: where they stand, both representatives, what each pair stands for."""
+    count = len(groups.owner)
+    # Whole groups are left out: of each that stays, both representatives do.
+    kept = torch.isin(groups.owner, groups.owner[:: math.ceil(2 * count / most)]).nonzero()[:, 0]
+    first, second = (side.flatten() for side in torch.meshgrid(kept, kept, indexing="ij"))
+    apart = first != second
+    counts = groups.counts[first, second]
+    counts = counts * (samples * groups.sites**2 / counts.sum())
+    cells = first * count + second
+    return (
+        torch.cat([cells[apart] + count**2, cells]),
+        torch.cat([first[apart], first]),
+        torch.cat([second[apart], second]),
+        torch.cat([counts[apart], counts * (samples - 1)]),
+    )
 
 
 def group(pairs: Pairs) -> GroupedPairs:

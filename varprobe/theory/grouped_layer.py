@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from varprobe.errors import MissingRuleError
 from varprobe.theory.fluctuations import scatter_units
-from varprobe.theory.grouped import GroupedPairs
+from varprobe.theory.grouped import GroupedPairs, Groups
 from varprobe.theory.scores import Level, Scores, Weights
 from varprobe.theory.streams import Stream, draw_law, draw_pairs
 from varprobe.theory.virtual_layer import (
@@ -34,9 +35,44 @@ percent."""
 MOST_NUMBERS = 2**20
 """Numbers in all draws of the input together, 4 MB."""
 
+TILE = 4
+"""Groups of keys that are taken together: more see keys in vain, fewer make more products."""
 
 SAMPLES = ((0, 0), (1, 1), (0, 1))
 """Pairs of the two samples of a draw."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Neighbouring keys, and the queries that see any of them.
+
+    Causal attention hides most keys from most representatives, which stand thickest at the start.
+
+    Parameters
+    ----------
+    groups : range
+        The groups of the keys.
+    keys : slice
+        Their sites.
+    rows : slice
+        Representatives; outside of it all weights are zero.
+    """
+
+    groups: range
+    keys: slice
+    rows: slice
+
+
+def cut_tiles(soft: Tensor, groups: Groups) -> list[Tile]:
+    """Return tiles that cover all weights (..., N, T) but zeros."""
+    seen = soft.flatten(0, -3).amax(0) > 0
+    tiles = []
+    for first in range(0, len(groups.spans), TILE):
+        chosen = range(first, min(first + TILE, len(groups.spans)))
+        keys = slice(groups.spans[chosen[0]].start, groups.spans[chosen[-1]].stop)
+        rows = seen[:, keys].any(-1).nonzero().flatten().tolist() or [0]
+        tiles.append(Tile(chosen, keys, slice(rows[0], rows[-1] + 1)))
+    return tiles
 
 
 @dataclass(frozen=True)
@@ -50,7 +86,7 @@ class GroupedLayer:
     def forward(self) -> Output:
         """Return the pairs of the output by representatives."""
         draw = _Draw(self.weights, self.seed)
-        passed = _fold(draw.weights.passed, draw.x)
+        passed = draw.gather()
         level = self.value.variance * self.value.source.features
         pairs = _multiply(passed, passed) * level / passed.shape[-1] + self.value.offset
         sizes = passed.square().sum(-1).double().mean(3)
@@ -112,10 +148,24 @@ class _Draw:
         # Scores (draws, 2, heads, representatives, sites): there is one batch position.
         self.weights = Weights(scores, self.q, self.k, self.generator, places)
 
+    @cached_property
+    def tiles(self) -> list[Tile]:
+        """Where weights are not zero."""
+        return cut_tiles(self.weights.soft, self.groups)
+
     def measure(self, values: Tensor) -> Level:
         """Return the moments of an array of scores, each query as often as it stands for others."""
         samples = self.query.source.pairs.samples
         return measure_level(values.unsqueeze(3), samples, self.query.heads, self.groups.sizes)
+
+    def gather(self) -> Tensor:
+        """Return what is gathered of the input, (draws, 2, heads, N, f)."""
+        passed = self.weights.passed
+        total = self.x.new_zeros(*passed.shape[:-1], self.x.shape[-1])
+        for tile in self.tiles:
+            rows, keys = tile.rows, tile.keys
+            total[..., rows, :] += _fold(passed[..., rows, keys], self.x[:, :, keys])
+        return total
 
     def go_back(self, signal: Tensor, value: Stream) -> Back:
         """Return the gradients, products left out, for a gradient of unit size."""
@@ -125,7 +175,10 @@ class _Draw:
         dropped = self.weights.drop_back(slopes)
         softened = self.weights.soften_back(dropped)
         scores = softened * self.scale
-        to_query = scores @ self.k
+        to_query = torch.zeros_like(self.q)
+        for tile in self.tiles:
+            part = scores[..., tile.rows, tile.keys] @ self.k[..., tile.keys, :]
+            to_query[..., tile.rows, :] += part
         query = Returned(
             _multiply(to_query, to_query) / self.query.features,
             self._unmix(self.query, to_query),
@@ -151,15 +204,8 @@ class _Draw:
         Sums over all queries by a few of them would else be lost in noise. Key j gets from query i
         the gradient dS_ij q_i, where dS_ij = A_ij dy_i · (v_j - Σ A v).
         """
-        soft, groups, x = self.weights.soft, self.groups, self.x
-        reached = _fold(soft, x)
-        # By group first: what each query has to do with the keys of a group.
-        parts = [
-            _fold(soft[..., span], x[:, :, span]) - soft[..., span].sum(-1, keepdim=True) * reached
-            for span in groups.spans
-        ]
-        binned = torch.stack(parts)
-        flat = [binned[:, :, s].flatten(1) for s in (0, 1)]
+        groups, x = self.groups, self.x
+        binned, reached = self._bin()
         level = value.variance * value.source.features / x.shape[-1] * value.features
         expected = self.query.mixing.pairs().values
         found = []
@@ -169,8 +215,7 @@ class _Draw:
                 own = self.q[:, s].square().mean(-1)
                 alike = alike - torch.diag_embed(alike.diagonal(dim1=-2, dim2=-1) - own)
             joint = groups.counts.float() * signal[int(s == t)].float() * alike
-            mixed = (joint @ binned[:, :, t]).flatten(1)
-            sums = (flat[s] @ mixed.mT).double() / (self.draws * HEADS)
+            sums = self._sum_groups(joint, [(part[:, s], part[:, t]) for part in binned])
             same = self._sum_alone(joint, s, t, reached)
             part = groups.average(groups.deal((sums + sums.mT) / 2), same)
             found.append(part * (level * self.scale**2))
@@ -178,16 +223,56 @@ class _Draw:
         pairs[1].diagonal().clamp_min_(0)
         return pairs
 
+    def _bin(self) -> tuple[list[Tensor], Tensor]:
+        """Return Σ A_ij (x_j - Σ A x) over the keys of each group, and Σ A x over all keys.
+
+        The former are (draws, 2, groups, heads, rows, f) for each tile, the latter (draws, 2,
+        heads, N, f).
+        """
+        soft, x, spans = self.weights.soft, self.x, self.groups.spans
+        reached = x.new_zeros(*soft.shape[:-1], x.shape[-1])
+        binned, shares = [], []
+        for tile in self.tiles:
+            near = [soft[..., tile.rows, spans[group]] for group in tile.groups]
+            folded = [_fold(a, x[:, :, spans[g]]) for a, g in zip(near, tile.groups, strict=True)]
+            binned.append(torch.stack(folded, 2))
+            shares.append(torch.stack([part.sum(-1) for part in near], 2))
+            reached[..., tile.rows, :] += binned[-1].sum(2)
+        for tile, part, share in zip(self.tiles, binned, shares, strict=True):
+            part.addcmul_(share[..., None], reached[:, :, None, :, tile.rows], value=-1)
+        return binned, reached
+
+    def _sum_groups(self, joint: Tensor, binned: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Return Σ b_gi G_ij b_hj over rows, (groups, groups), averaged over draws and heads."""
+        features = self.x.shape[-1]
+        shape = (self.draws, len(self.groups.spans), *joint.shape[1:-1], features)
+        mixed = joint.new_empty(shape)
+        for tile, (_, right) in zip(self.tiles, binned, strict=True):
+            span = slice(tile.groups.start, tile.groups.stop)
+            torch.matmul(joint[:, None, ..., tile.rows], right, out=mixed[:, span])
+        # By draw and head, all rows and features of a group in one line.
+        lines = mixed.flatten(-2).permute(0, 2, 3, 1)
+        sums = []
+        for tile, (left, _) in zip(self.tiles, binned, strict=True):
+            span = slice(tile.rows.start * features, tile.rows.stop * features)
+            sums.append(left.flatten(-2).transpose(1, 2) @ lines[..., span, :])
+        return torch.cat(sums, dim=-2).double().mean((0, 1))
+
     def _sum_alone(self, joint: Tensor, s: int, t: int, reached: Tensor) -> Tensor:
         """Return the sums over the pairs of a key with itself, (N,)."""
-        x, left, right = self.x[:, None], self.weights.soft[:, s], self.weights.soft[:, t]
-        near, far = reached[:, s], reached[:, t]
-        through = (joint @ right) * left
-        total = through.sum(-2) * (x[:, :, s] * x[:, :, t]).sum(-1)
-        # Both mixed terms are alike: one is the other with queries and samples swapped.
-        total = total - 2 * (through * (near @ x[:, :, t].mT)).sum(-2)
-        total = total + (((joint * (near @ far.mT)) @ right) * left).sum(-2)
-        return self.groups.sum_near(total.double().mean((0, 1)))
+        soft, near, far = self.weights.soft, reached[:, s], reached[:, t]
+        crossed = joint * (near @ far.mT)
+        total = soft.new_zeros(self.draws, self.groups.sites)
+        for tile in self.tiles:
+            rows, keys = tile.rows, tile.keys
+            left, right = soft[:, s, :, rows, keys], soft[:, t, :, rows, keys]
+            x, y = self.x[:, s, keys], self.x[:, t, keys]
+            # Both mixed terms are alike: one is the other with queries and samples swapped.
+            mixed = _fold(near[:, None, :, rows], y[:, None].mT)[:, 0]
+            sizes = (x * y).sum(-1)[:, None, None] - 2 * mixed
+            through = (joint[..., rows, rows] @ right) * sizes + crossed[..., rows, rows] @ right
+            total[:, keys] = (through * left).sum((1, 2))
+        return self.groups.sum_near(total.double().mean(0) / HEADS)
 
     def _reach_values(self, drawn: Tensor, value: Stream) -> Tensor:
         """Return the gradient of the attention weights."""
@@ -204,11 +289,17 @@ class _Draw:
         """Return the average of Aᵀ G A over draws and heads, (2, N, N)."""
         passed, groups = self.weights.passed, self.groups
 
+        near = (passed @ groups.member).double()
+
         def part(s: int, t: int) -> Tensor:
-            left, right = passed[:, s], passed[:, t]
-            sums = groups.sum_near(left).mT @ inner[s, t].double() @ groups.sum_near(right)
-            same = groups.sum_near(((inner[s, t] @ right) * left).sum(-2))
-            sums, same = sums.mean((0, 1)), same.mean((0, 1))
+            sums = near[:, s].mT @ inner[s, t].double() @ near[:, t]
+            alone = passed.new_zeros(self.draws, groups.sites)
+            for tile in self.tiles:
+                rows, keys = tile.rows, tile.keys
+                through = inner[s, t][rows, rows] @ passed[:, t, :, rows, keys]
+                alone[:, keys] = (through * passed[:, s, :, rows, keys]).sum((1, 2))
+            same = groups.sum_near(alone.double().mean(0) / HEADS)
+            sums = sums.mean((0, 1))
             return groups.average((sums + sums.mT) / 2, same)
 
         return torch.stack([part(0, 1), (part(0, 0) + part(1, 1)) / 2])

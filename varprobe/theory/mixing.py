@@ -117,7 +117,8 @@ class Term:
         """Return the weights of each of ``features`` features, a multiple of the period."""
         if self.weights is None:
             return torch.ones(1, features)
-        return self.weights.repeat(1, features // self.weights.shape[1])
+        times = features // self.weights.shape[1]
+        return self.weights if times == 1 else self.weights.repeat(1, times)
 
 
 @dataclass(frozen=True, eq=False)

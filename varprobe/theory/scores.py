@@ -156,12 +156,12 @@ class Weights:
         rows: Tensor | None = None,
     ) -> None:
         self.scale = scores.scale
-        self.scores = query @ key.mT * scores.scale
+        self.scores = (query @ key.mT).mul_(scores.scale)
         if scores.bias is not None:
             bias = scores.bias if rows is None else _take_rows(scores.bias, rows)
             self.scores = self.scores + _deal(bias, *self.scores.shape[:3:2])
         # A query that sees no key has no weights: torch's own attention returns zeros for it.
-        self.soft = torch.softmax(self.scores, -1).nan_to_num(0.0)
+        self.soft = torch.softmax(self.scores, -1).nan_to_num_(0.0)
         self.kept: Tensor | None = None
         if scores.keep < 1:
             coins = torch.rand(self.soft.shape, generator=generator)

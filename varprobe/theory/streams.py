@@ -79,7 +79,7 @@ class Stream:
         ``rows`` are the positions that P stands for, if it is not all.
         """
         if self.mixing.index is not None:
-            return z
+            return z.contiguous()
         norm = self.mixing.projection.norm
         z = z if norm is None else norm(z)
         total = z.new_zeros(*z.shape[:-1], self.features)
@@ -135,7 +135,7 @@ class Stream:
         draws = len(x)
         # All heads in one product: the input is read once.
         z = x @ self.draw_weight((draws, heads), x.shape[-1], generator)[:, None]
-        z = z.view(*z.shape[:-1], heads, self.width).transpose(2, 3).contiguous()
+        z = z.view(*z.shape[:-1], heads, self.width).transpose(2, 3)
         if self.offset:
             bias = torch.randn(draws, 1, heads, 1, self.width, generator=generator)
             z = z + bias * math.sqrt(self.offset)
