@@ -168,6 +168,16 @@ def test_a_branch_that_starts_at_zero_changes_nothing():
     assert predict(Block(), Block()) == pytest.approx(predict(), rel=1e-6)
 
 
+@pytest.mark.parametrize("size", [1e-3, 1e-8])
+def test_a_branch_of_next_to_nothing_leaves_the_other_as_it_is(size):
+    # As behind LayerScale. The one of next to nothing is the Gaussian one.
+    found, _ = add(make_law(IDENTITY, 0.3, (size, size)), make_law(RELU, 0.3))
+    mean = 1 / math.sqrt(2 * math.pi)
+    assert found.field.expect(found.function).tolist() == pytest.approx([mean] * 2, rel=2e-3)
+    square = Pointwise(lambda w: found.function(w).square())
+    assert found.field.expect(square).tolist() == pytest.approx([0.5] * 2, rel=5e-3)
+
+
 def test_a_sum_that_is_not_finite_has_no_distribution():
     with pytest.raises(MissingRuleError, match="not finite"):
         add(make_law(RELU, 0.5, (math.nan, math.nan)), make_law(IDENTITY, 0.5))

@@ -116,8 +116,7 @@ class Branch:
         values, order = self.values.sort()
         weights = self.weights[order]
         below = weights.cumsum(0) - weights / 2
-        rising = torch.ones_like(values, dtype=torch.bool)
-        rising[1:] = values.diff() > 0
+        rising = _find_rising(values)
         return interpolate(x, values[rising], below[rising]).clamp_(0, 1)
 
     @cached_property
@@ -160,6 +159,9 @@ class Quantiles:
         if not bool(inside.any()):
             raise MissingRuleError("a sum without a distribution: constant, or not finite")
         found, sums = torch.special.ndtri(below[inside]), sums[inside]
+        # Beside a branch of next to nothing the values of the other stand apart, with gaps between.
+        rising = _find_rising(found)
+        found, sums = found[rising], sums[rising]
         first_node, last_node = max(-REACH, float(found[0])), min(REACH, float(found[-1]))
         nodes = torch.linspace(first_node, last_node, NODES, dtype=torch.float64)
         return cls(mean, spread, Curve(first_node, last_node, interpolate(nodes, found, sums)))
@@ -172,8 +174,7 @@ class Quantiles:
         """Return where the normal is, given the sum; on a plateau, one of the places."""
         curve = self.curve
         nodes = torch.linspace(curve.first, curve.last, len(curve.values), dtype=torch.float64)
-        rising = torch.ones_like(nodes, dtype=torch.bool)
-        rising[1:] = curve.values.diff() > 0
+        rising = _find_rising(curve.values)
         found = interpolate(sums, curve.values[rising], nodes[rising])
         return self.mean + self.spread * found
 
@@ -311,6 +312,13 @@ class Superposition:
             sums = knots[:, None] + other.values
             found.append((reach, sums if self.quantiles is None else self.quantiles.invert(sums)))
         return found
+
+
+def _find_rising(values: Tensor) -> Tensor:
+    """Return where values are larger than the one before: between others nothing can be told."""
+    rising = torch.ones_like(values, dtype=torch.bool)
+    rising[1:] = values.diff() > 0
+    return rising
 
 
 def superpose(
