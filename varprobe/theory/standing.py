@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import count
 from typing import Literal
-
-_PARTS: Iterator[int] = count(2**14)
-"""Places of bits that belong to no weight, beyond those of any model's parameters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +21,8 @@ class Standing:
         mean zero: an array is uncorrelated with whatever did not touch one of its fresh weights.
     terms : tuple of int
         The fresh weights of each summand, where the array is a sum and each has some.
+    place : tuple of int
+        Of a gradient: in which part of a joined array it arrived, the last that was joined first.
     """
 
     status: Literal["exact", "approximate"] = "exact"
@@ -33,6 +30,7 @@ class Standing:
     touched: int = 0
     fresh: int = 0
     terms: tuple[int, ...] = ()
+    place: tuple[int, ...] = ()
 
     def add(self, other: Standing) -> Standing:
         """Return the standing of the sum of both."""
@@ -59,19 +57,14 @@ class Standing:
             return self
         return replace(self, status="approximate", reason=reason)
 
-    def set_apart(self) -> Standing:
-        """Return the same for features of its own, uncorrelated with others whatever both met."""
-        bit = 1 << next(_PARTS)
-        return replace(
-            self,
-            touched=self.touched | bit,
-            fresh=self.fresh | bit,
-            terms=tuple(term | bit for term in self.terms),
-        )
+    def set_apart(self, part: int) -> Standing:
+        """Return the same for one part of a joined array, whose features the others do not have."""
+        return replace(self, place=(*self.place, part))
 
     def is_uncorrelated(self, other: Standing) -> bool:
-        """Return whether a weight of mean zero stands between the two."""
-        return self._differs_from(other) or other._differs_from(self)
+        """Return whether a weight of mean zero, or a joint of features, stands between the two."""
+        apart = any(one != two for one, two in zip(self.place, other.place, strict=False))
+        return apart or self._differs_from(other) or other._differs_from(self)
 
     def _differs_from(self, other: Standing) -> bool:
         return all(term & ~other.touched for term in self.terms or (self.fresh,))

@@ -129,7 +129,8 @@ def _join_features(laws: Sequence[Law], dim: int, width: int | None = None) -> S
     def backward(gradient: Gradient) -> Sequence[Downstream]:
         settled = gradient.settle()
         found = []
-        for law, chosen in zip(laws, torch.split(numbers, sizes, dim=1), strict=True):
+        chosen_of = torch.split(numbers, sizes, dim=1)
+        for number, (law, chosen) in enumerate(zip(laws, chosen_of, strict=True)):
             awaited = settled.awaited
             if awaited is not None and law.mixed is not None and mixing is not None:
                 share = awaited.gathered * law.features // output.features
@@ -143,7 +144,7 @@ def _join_features(laws: Sequence[Law], dim: int, width: int | None = None) -> S
                 settled,
                 layout=law.layout if width is None else _strip(law.layout),
                 signal=settled.signal * level,
-                standing=settled.standing.set_apart(),
+                standing=settled.standing.set_apart(number),
                 support=support,
                 awaited=awaited,
                 products=None,
