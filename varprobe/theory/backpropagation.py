@@ -111,7 +111,8 @@ def add_gradients(first: Arriving, second: Arriving) -> Arriving:
             standing.approximate("weights are used more than once"),
         )
     if not isinstance(first, Gradient) or not isinstance(second, Gradient):
-        return Unknown("attention weights are read more than once", "sum of gradients", True)
+        reason = "attention weights are read more than once"
+        return Unknown(reason, "sum of gradients", tainted=True)
     merged = _add_factors(first, second) or add_parts(first, second)
     if merged is not None:
         return merged

@@ -94,9 +94,10 @@ def propagate(tape: Tape, sources: Mapping[int, Value]) -> Forward:
 
 def _find_look(operation: Operation, values: Mapping[int, Value]) -> str:
     """Return what an operation tells Python of numbers that another draw would not have."""
+    if operation.name not in LOOKS:
+        return ""
     slots = [leaf for leaf in _leaves(operation) if isinstance(leaf, Slot)]
-    drawn = any(not isinstance(values[slot.value], Known) for slot in slots)
-    if operation.name not in LOOKS or not drawn:
+    if all(isinstance(values[slot.value], Known) for slot in slots):
         return ""
     return f"the model read numbers of one draw ({operation.name}), and may have acted on them"
 
@@ -150,13 +151,15 @@ def _apply(operation: Operation, values: Mapping[int, Value]) -> Any:
     if not any(isinstance(value, Law | Weight | Noise | Scores | Complex) for value in given):
         known = operation.op is not None and all(isinstance(value, Known) for value in given)
         return _fold(operation, args, kwargs) if known else Ignored()
-    scored = any(isinstance(value, Scores) for value in given) and operation.op is not None
-    rule = find_score_rule(operation.op) if scored and operation.op else operation.rule
+    op, rule = operation.op, operation.rule
+    holds_scores = any(isinstance(value, Scores) for value in given)
+    if holds_scores and op is not None:
+        rule = find_score_rule(op)
     try:
         if rule is not None:
             return rule(*args, **kwargs)
-        if not scored and operation.op is not None and is_pointwise(operation.op):
-            return apply_pointwise(operation.op, args, kwargs)
+        if not holds_scores and op is not None and is_pointwise(op):
+            return apply_pointwise(op, args, kwargs)
     except MissingRuleError as error:
         return Unknown(str(error), operation.name)
     return Unknown(NO_RULE, operation.name)
