@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from tests.diagnosis.cases import draw_weights, he, he_times, lecun, normal
 from tests.verdicts.case import Calls, Case, images, rows, sequences, stack, tokens
-from tests.verdicts.convolutional import convolve
+from tests.verdicts.convolutional import chain, convolve
 
 
 class Pointwise(nn.Module):
@@ -269,18 +269,7 @@ HEALTHY = {
         rows(),
     ),
     "maxout with its gain": Case(lambda: maxout(10, lecun), rows()),
-    "inception": Case(
-        lambda: nn.Sequential(
-            convolve(3, 32),
-            nn.BatchNorm2d(32),
-            nn.ReLU(),
-            *[Inception() for _ in range(5)],
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(32, 10),
-        ),
-        images(),
-    ),
+    "inception": Case(lambda: chain([nn.ReLU(), *[Inception() for _ in range(5)]], 32), images()),
     "linear attention": Case(
         lambda: nn.Sequential(*[LinearAttention() for _ in range(6)], nn.Linear(64, 10)),
         sequences(),
