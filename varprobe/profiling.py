@@ -164,7 +164,7 @@ def profile(
                 with torch.set_grad_enabled(loss is not False), probe:
                     missing = _run(built, args, named, loss, seeds)
                 recording = probe.recording
-                if loss is not False:
+                if loss is not False and draw == 0:  # other weights are used in the same way
                     missing += _find_detached(built, args, named, recording, seeds)
         recordings.append(_annotate(recording, init, seed, loss, missing))
         if progress is not None:

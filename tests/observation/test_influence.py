@@ -83,3 +83,16 @@ def test_a_profile_lists_them_and_leaves_no_trace() -> None:
 def test_a_forward_pass_alone_asks_nothing() -> None:
     recording = vp.profile(Net(), torch.randn(8, 4), loss=False)
     assert not any("used detached" in unseen.reason for unseen in recording.unobserved)
+
+
+def test_it_is_asked_once_and_not_for_every_draw() -> None:
+    calls = []
+
+    class Counting(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            calls.append(len(x))
+            return self.layer(x)
+
+    vp.profile(Counting, torch.randn(8, 4), draws=3)
+    # Twice as it is, to see that it answers the same, and once with other weights where none is used.
+    assert len(calls) == 3 + 3

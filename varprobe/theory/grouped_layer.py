@@ -288,7 +288,6 @@ class _Draw:
     def _collect(self, inner: dict[tuple[int, int], Tensor]) -> Tensor:
         """Return the average of Aᵀ G A over draws and heads, (2, N, N)."""
         passed, groups = self.weights.passed, self.groups
-
         near = (passed @ groups.member).double()
 
         def part(s: int, t: int) -> Tensor:

@@ -48,7 +48,7 @@ def draw() -> torch.Tensor:
 def test_a_gate_made_of_what_it_multiplies_agrees_with_monte_carlo():
     for signal, error, noise in compare(build, draw, "kaiming_normal", draws=60):
         # 16 squeezed channels: an error of order 1/16 beside 4 standard errors.
-        assert abs(error) < (0.06 if signal == "activation" else 0.2) + 4 * noise, (signal, error)
+        assert abs(error) < 1 / 16 + 4 * noise, (signal, error)
 
 
 def test_its_rows_say_so():
