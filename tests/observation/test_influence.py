@@ -94,5 +94,5 @@ def test_it_is_asked_once_and_not_for_every_draw() -> None:
             return self.layer(x)
 
     vp.profile(Counting, torch.randn(8, 4), draws=3)
-    # Twice as it is, to see that it answers the same, and once with other weights where none is used.
+    # Twice as it is, to see that it answers the same, and once with other weights: none is used.
     assert len(calls) == 3 + 3
