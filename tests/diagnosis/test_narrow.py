@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+import varprobe as vp
 from tests.diagnosis.cases import draw_weights, he, layer_norm_mlp, mlp, residual_mlp
 from tests.diagnosis.judging import judge, rows
 from tests.verdicts.case import stack
@@ -64,6 +66,15 @@ def test_norms_of_single_samples_do_not_help() -> None:
 )
 def test_samples_that_were_parallel_before_tell_nothing(inputs: torch.Tensor) -> None:
     assert judge(he_stack(40, 32), inputs, "VP106") == []
+
+
+def test_angles_that_nobody_measured_tell_nothing() -> None:
+    recording = vp.profile(he_stack(40, 32), rows(width=32))
+    last = max(r.depth for r in recording.records if r.kind == "Linear") - 2  # before the head
+    blind = [replace(r, linear_input=None) if r.depth == last else r for r in recording.records]
+    for records, found in ((recording.records, 1), (tuple(blind), 0)):
+        analysis = vp.analyze(replace(recording, records=records))
+        assert len(vp.diagnose(analysis, select=["VP106"]).all_findings) == found
 
 
 @pytest.mark.parametrize("unit", [1e-6, 1e6])

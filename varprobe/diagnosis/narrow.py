@@ -59,6 +59,7 @@ def find_narrow_chains(analysis: Analysis, run: str) -> Iterator[Finding]:
         depth = len(stack.sites) - 1
         slenderness = depth * RELU_SPREAD / units
         entered, left = max(map(_measure_angle, stack.sites)), _measure_angle(last)
+        # Neither holds of an angle that is not known.
         is_harmed = entered > ROUNDING and left < MIN_ANGLE * entered
         if slenderness <= MAX_SLENDERNESS or not is_harmed:
             continue
@@ -76,11 +77,11 @@ def find_narrow_chains(analysis: Analysis, run: str) -> Iterator[Finding]:
 
 
 def _measure_angle(site: SiteAnalysis) -> float:
-    """Return the mean squared sine between what a layer receives; 0 where it is not known.
+    """Return the mean squared sine between what a layer receives; NaN where it is not known.
 
     The squared cosine, averaged over pairs and with the weight of their energies, is the reciprocal
     of the number of samples that they are worth.
     """
     received = [record.linear_input for record in site.records]
     cosines = [1.0 / r.effective_samples for r in received if r is not None]
-    return 1.0 - math.fsum(cosines) / len(cosines) if cosines else 0.0
+    return 1.0 - math.fsum(cosines) / len(cosines) if cosines else math.nan
