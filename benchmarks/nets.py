@@ -118,26 +118,35 @@ def build_vgg(width: int, *, norm: bool) -> nn.Module:
 class PreActivationBlock(nn.Module):
     """Norm, ReLU, 3×3 convolution, twice, around a shortcut (He et al. 2016)."""
 
-    def __init__(self, width: int, *, norm: bool) -> None:
+    def __init__(self, inside: int, width: int, *, stride: int, norm: bool) -> None:
         super().__init__()
-        self.norm1 = nn.BatchNorm2d(width) if norm else nn.Identity()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(inside) if norm else nn.Identity()
+        self.conv1 = nn.Conv2d(inside, width, 3, stride, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(width) if norm else nn.Identity()
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        changed = stride > 1 or inside != width
+        self.shortcut = nn.Conv2d(inside, width, 1, stride, bias=False) if changed else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the stream after the branch."""
-        h = self.conv1(torch.relu(self.norm1(x)))
-        return x + self.conv2(torch.relu(self.norm2(h)))
+        """Return the stream after the branch; where it changes width, the shortcut is activated."""
+        h = torch.relu(self.norm1(x))
+        branch = self.conv2(torch.relu(self.norm2(self.conv1(h))))
+        return branch + (x if self.shortcut is None else self.shortcut(h))
 
 
-def build_preactivation(blocks: int, width: int, *, norm: bool) -> nn.Module:
-    """Return a stem, blocks on a residual stream, and a head."""
-    stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
-    stream = (PreActivationBlock(width, norm=norm) for _ in range(blocks))
-    last = nn.BatchNorm2d(width) if norm else nn.Identity()
-    tail = nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10)
-    return nn.Sequential(stem, *stream, last, *tail)
+def build_preactivation(depths: tuple[int, ...], width: int, *, norm: bool) -> nn.Module:
+    """Return a stem, ``depths`` blocks in stages of twice the width each, and a head."""
+    layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1, bias=False)]
+    inside = width
+    for stage, depth in enumerate(depths):
+        outside = width * 2**stage
+        for block in range(depth):
+            stride = 2 if stage and not block else 1
+            layers.append(PreActivationBlock(inside, outside, stride=stride, norm=norm))
+            inside = outside
+    layers.append(nn.BatchNorm2d(inside) if norm else nn.Identity())
+    tail = nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inside, 10)
+    return nn.Sequential(*layers, *tail)
 
 
 class PostActivationBlock(nn.Module):

@@ -31,10 +31,10 @@ NETS = {
     "vgg": (partial(build_vgg_out_of_place, norm=False), images(32), "default", 192),
     "vgg with batch norm": (partial(build_vgg_out_of_place, norm=True), images(32), "default", 64),
     "pre-activation, 128 wide": (
-        partial(build_preactivation, 6, 128, norm=False), images(8), "kaiming_normal", 128,
+        partial(build_preactivation, (6,), 128, norm=False), images(8), "kaiming_normal", 128,
     ),
     "pre-activation with batch norm": (
-        partial(build_preactivation, 6, 32, norm=True), images(16), "default", 64,
+        partial(build_preactivation, (6,), 32, norm=True), images(16), "default", 64,
     ),
     "resnet 18": (
         partial(build_post_activation, RESNET_18, 32, bottleneck=False, norm=False),

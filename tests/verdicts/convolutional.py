@@ -231,7 +231,7 @@ HEALTHY = {
     "resnet 18": Case(lambda: build_resnet(16), images(32)),
     "resnet 50": Case(lambda: bottlenecks(16), images()),
     "resnet 50, zero-init": Case(lambda: bottlenecks(16, zero_init=True), images()),
-    "pre-activation": Case(lambda: build_preactivation(12, 16, norm=True), images()),
+    "pre-activation": Case(lambda: build_preactivation((12,), 16, norm=True), images()),
     "vgg with norm, default": Case(lambda: build_vgg(16, norm=True), images()),
     "vgg 13 he": Case(lambda: vgg_without_norm(he), images()),
     "fixup": Case(lambda: branches("fixup"), images()),

@@ -128,10 +128,23 @@ class Mixture:
 
     @classmethod
     def of(cls, pairs: Pairs) -> Mixture:
-        """Sample the pairs of positions."""
+        """Sample the pairs of positions, and give them mean and scatter of all pairs.
+
+        Some correlations of random sign have a mean of their own, and what φ² of two positions have
+        in common goes with it.
+        """
         values, scales, shares = pairs.sample_pairs(MOST_POSITIONS)
-        weights = shares / shares.sum() if shares.any() else shares
-        return cls((values / scales).clamp(-1, 1), weights, 1 / pairs.size)
+        if not shares.any():
+            return cls((values / scales).clamp(-1, 1), shares, 1 / pairs.size)
+        weights = shares / shares.sum()
+        correlations = values / scales
+        moments = pairs.second_moments.double()
+        alike = pairs.scale(torch.where(moments > 0, moments.rsqrt(), 0.0))
+        mean, square = _average_apart(alike), _average_apart(alike.map(torch.square))
+        centred = correlations - correlations @ weights
+        sampled = float(centred.square() @ weights)
+        stretch = math.sqrt(max(0.0, square - mean**2) / sampled) if sampled > ROUNDING**2 else 1.0
+        return cls((mean + stretch * centred).clamp(-1, 1), weights, 1 / pairs.size)
 
     def average(self, values: Tensor) -> float:
         """Return the mean over pairs of different (sample, position)."""
@@ -140,6 +153,12 @@ class Mixture:
     def average_all(self, at_one: float, values: Tensor) -> float:
         """Return the mean over all pairs, given the value of a pair of an element with itself."""
         return self.diagonal * at_one + (1 - self.diagonal) * self.average(values)
+
+
+def _average_apart(pairs: Pairs) -> float:
+    """Return the mean over pairs of different (sample, position)."""
+    alone = pairs.samples * float(pairs.second_moments.sum(dtype=torch.float64))
+    return (pairs.total() - alone) / (pairs.size * (pairs.size - 1))
 
 
 def scatter_units(pairs: Pairs, gram: float, units: int) -> float:
