@@ -1,6 +1,7 @@
 """How far one draw scatters: closed laws, resets, and coverage by brute force."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,12 +11,20 @@ from torch import nn
 import varprobe as vp
 from tests.reference.random_networks import sample_second_moments
 from varprobe.recording import Site
-from varprobe.theory.fluctuations import Spread
+from varprobe.theory.explicit import ExplicitPairs
+from varprobe.theory.fluctuations import Mixture, Spread
 
 
 def mlp(width, depth, act=nn.ReLU):
     return lambda: nn.Sequential(
         *(layer for _ in range(depth) for layer in (nn.Linear(width, width), act()))
+    )
+
+
+def convolutions(channels, depth):
+    sizes = [3, *[channels] * depth]
+    return lambda: nn.Sequential(
+        *(f for i, o in pairwise(sizes) for f in (nn.Conv2d(i, o, 3, padding=1), nn.ReLU()))
     )
 
 
@@ -65,6 +74,27 @@ def test_log_std_is_that_of_a_log_normal():
     assert spread.log_std == pytest.approx(math.sqrt(math.log(1.8)))
 
 
+@pytest.mark.parametrize("positions", [1, 7, 60])
+def test_sampled_correlations_have_mean_and_scatter_of_all(positions):
+    samples, features = 3, 5
+    torch.manual_seed(positions)
+    x = torch.randn(samples, positions, features, dtype=torch.float64)
+    x *= torch.rand(positions, 1, dtype=torch.float64) + 0.5
+    grams = torch.einsum("spf,tqf->stpq", x, x) / features
+    same, differ = torch.eye(samples, dtype=torch.bool), ~torch.eye(samples, dtype=torch.bool)
+    mixture = Mixture.of(
+        ExplicitPairs(torch.stack([grams[differ].mean(0), grams[same].mean(0)]), samples)
+    )
+
+    scale = grams[same].mean(0).diagonal().rsqrt()
+    pooled = torch.where(same[:, :, None, None], grams[same].mean(0), grams[differ].mean(0))
+    alike = (pooled * torch.outer(scale, scale)).transpose(1, 2).flatten(0, 1).flatten(1, 2)
+    apart = alike[~torch.eye(samples * positions, dtype=torch.bool)]
+    assert mixture.average(mixture.correlations) == pytest.approx(float(apart.mean()))
+    scatter = mixture.average(mixture.correlations.square())
+    assert scatter == pytest.approx(float(apart.square().mean()))
+
+
 CASES = {
     "relu": (mlp(32, 6), (16, 32), "kaiming_normal"),
     "tanh": (mlp(32, 6, nn.Tanh), (16, 32), "xavier_normal"),
@@ -98,8 +128,11 @@ def test_bars_cover(case):
 SLOW_CASES = {
     "relu, 1 sample": (mlp(64, 10), (1, 64), "kaiming_normal"),
     "relu": (mlp(64, 10), (32, 64), "kaiming_normal"),
+    "relu, wide": (mlp(256, 20), (32, 256), "kaiming_normal"),
     "tanh": (mlp(64, 10, nn.Tanh), (32, 64), "xavier_normal"),
     "gelu": (mlp(128, 8, nn.GELU), (32, 128), "kaiming_normal"),
+    "convolutions of 32 channels": (convolutions(32, 8), (8, 3, 8, 8), "kaiming_normal"),
+    "convolutions of 16 channels": (convolutions(16, 12), (4, 3, 8, 8), "kaiming_normal"),
 }
 
 
