@@ -145,7 +145,7 @@ CASES = (
         "ResNet-50 without norm, He",
         partial(build_post_activation, (3, 4, 6, 3), 64, bottleneck=True, norm=False),
         partial(torch.randn, 8, 3, 64, 64),
-        600,
+        1500,
         "kaiming_normal",
     ),
     Case(

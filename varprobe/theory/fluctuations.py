@@ -57,6 +57,9 @@ class Spread:
         Share of the second moment that no norm below holds where it is.
     roots : mapping
         Where the scatter of the kernel comes from (`varprobe.theory.roots`).
+    modes : mapping or None
+        Where that of what different positions have in common comes from, for positions that were
+        summed up later: None if from the same.
     """
 
     kernel: float = 0.0
@@ -66,7 +69,13 @@ class Spread:
     length: float | None = None
     loose: float = 1.0
     roots: Roots = field(default_factory=dict)
+    modes: Roots | None = None
     branches: tuple[Spread, ...] = ()
+
+    @property
+    def common(self) -> Roots:
+        """Deviation of the logarithm of the average second moment of two different positions."""
+        return self.roots if self.modes is None else self.modes
 
     @property
     def relative_variance(self) -> float:
@@ -140,7 +149,7 @@ class Mixture:
         correlations = values / scales
         moments = pairs.second_moments.double()
         alike = pairs.scale(torch.where(moments > 0, moments.rsqrt(), 0.0))
-        mean, square = _average_apart(alike), _average_apart(alike.map(torch.square))
+        mean, square = average_apart(alike), average_apart(alike.map(torch.square))
         centred = correlations - correlations @ weights
         sampled = float(centred.square() @ weights)
         stretch = math.sqrt(max(0.0, square - mean**2) / sampled) if sampled > ROUNDING**2 else 1.0
@@ -155,7 +164,7 @@ class Mixture:
         return self.diagonal * at_one + (1 - self.diagonal) * self.average(values)
 
 
-def _average_apart(pairs: Pairs) -> float:
+def average_apart(pairs: Pairs) -> float:
     """Return the mean over pairs of different (sample, position)."""
     alone = pairs.samples * float(pairs.second_moments.sum(dtype=torch.float64))
     return (pairs.total() - alone) / (pairs.size * (pairs.size - 1))
@@ -176,12 +185,14 @@ def realize(spread: Spread, pairs: Pairs, units: int) -> Spread:
         return spread
     correlations = Mixture.of(pairs)
     noise = 1 + correlations.average(correlations.correlations.square())
+    deviation = math.sqrt(math.log1p(spread.own))
     return replace(
         spread,
         kernel=spread.relative_variance,
         own=0.0,
         gram=spread.gram + (noise / units if pairs.size > 1 else 0.0),
-        roots=add_root(spread.roots, id(pairs), math.sqrt(math.log1p(spread.own))),
+        roots=add_root(spread.roots, id(pairs), deviation),
+        modes=add_root(spread.common, id(pairs), deviation),
     )
 
 

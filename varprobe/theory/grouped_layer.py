@@ -16,6 +16,7 @@ from torch import Tensor
 from varprobe.errors import MissingRuleError
 from varprobe.theory.fluctuations import scatter_units
 from varprobe.theory.grouped import GroupedPairs, Groups
+from varprobe.theory.levels import measure_level, vary, weigh_together
 from varprobe.theory.scores import Level, Scores, Weights
 from varprobe.theory.streams import Stream, draw_law, draw_pairs
 from varprobe.theory.virtual_layer import (
@@ -24,8 +25,6 @@ from varprobe.theory.virtual_layer import (
     Back,
     Output,
     Returned,
-    measure_level,
-    vary,
 )
 
 MOST_WIDTH = 256
@@ -96,7 +95,9 @@ class GroupedLayer:
         gram = self.value.source.field_spread.gram
         like = replace(self.value.source.pairs, values=pairs)
         own = scatter_units(like, gram, units)
-        return Output(pairs, vary(sizes, samples, heads), own, gram)
+        value = level * float(draw.x.square().mean()) + self.value.offset
+        together = weigh_together(draw.weights.passed, value, pairs)
+        return Output(pairs, vary(sizes, samples, heads), own, gram, together)
 
     def backward(self, signal: Tensor) -> Back:
         """Return the gradients of query, key and value by representatives."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from varprobe.errors import MissingRuleError
+from varprobe.theory.levels import measure_level, vary_grams, weigh_together
 from varprobe.theory.scores import Level, Scores, Weights
 from varprobe.theory.streams import Stream, cut_lead, draw_law, draw_pairs
 
@@ -46,12 +47,15 @@ class Output:
         Relative variance about that, from the finite number of values' features.
     gram : float
         Variance of the entries of the Gram matrix, relative to the squared second moment.
+    together : float
+        Share of the second moment from pairs of different sites.
     """
 
     pairs: Tensor
     kernel: float
     own: float
     gram: float
+    together: float
 
 
 @dataclass(frozen=True)
@@ -162,9 +166,10 @@ class VirtualLayer:
         moved = draw.average([g.mean(1).var(0) for g in same], differ.mean(1).var(0))
         return Output(
             pairs,
-            kernel=_vary_grams(same, self.samples, heads),
+            kernel=vary_grams(same, self.samples, heads),
             own=2 * square / (heads * self.value.features * max(scale, 1e-300)),
             gram=moved / max(scale, 1e-300),
+            together=weigh_together(draw.weights.passed, draw.measure_values(), pairs),
         )
 
     def backward(self, signal: Tensor) -> Back:
@@ -234,6 +239,11 @@ class _Draw:
         passed = self.weights.passed
         return _sandwich(passed[:, s], inner[:, None], passed[:, t].roll(shift, 1))
 
+    def measure_values(self) -> float:
+        """Return the second moment of the values."""
+        stream, x = self.layer.value, self.inputs[2]
+        return stream.variance * float(x.square().sum(-1).mean()) + stream.offset
+
     def go_back(self, signal: Tensor, dy: Tensor) -> Back:
         """Return the gradients, given a unit law and draws (draws, heads, 2, P, f) of it."""
         layer, heads = self.layer, self.query.heads
@@ -259,7 +269,7 @@ class _Draw:
         known = pairs if stream.mixing.index is not None else _measure(mixed)
         products = self._multiply(self.inputs[which], grams)
         # Queries that share their keys and values get gradients that scatter together.
-        kernel = _vary_grams(grams[:2], self.layer.samples, self.key.heads)
+        kernel = vary_grams(grams[:2], self.layer.samples, self.key.heads)
         return Returned(known * shared, pairs * shared, products * shared, kernel)
 
     def _return_values(self, signal: Tensor, shared: int) -> Returned:
@@ -269,7 +279,7 @@ class _Draw:
             for s, t, b in ((0, 0, 1), (1, 1, 1), (0, 1, 0))
         ]
         pairs = _pool(grams[2], (grams[0] + grams[1]) / 2) * shared
-        kernel = _vary_grams(grams[:2], self.layer.samples, self.query.heads)
+        kernel = vary_grams(grams[:2], self.layer.samples, self.query.heads)
         products = self._multiply(self.inputs[2], grams) * shared
         return Returned(pairs, pairs, products, kernel, averaged=True, leverage=self._lift(signal))
 
@@ -295,70 +305,6 @@ class _Draw:
             for g, k in zip(grams, inputs, strict=True)
         )
         return max(0.0, count * (same + other) / 2 + count * (count - 1) * differ)
-
-
-def measure_level(values: Tensor, samples: int, heads: int, shares: Tensor | None = None) -> Level:
-    """Return the moments of draws (draws, 2, heads, lead, queries, keys), hidden keys left out.
-
-    Parameters
-    ----------
-    values : Tensor
-        The draws.
-    samples, heads : int
-        Of the real layer.
-    shares : Tensor or None
-        For how many queries each stands.
-    """
-    mean, square = values.mean(-1).double(), values.square().mean(-1).double()
-    if not bool(mean.isfinite().all()):
-        shown = values.isfinite()
-        count = shown.sum(-1).clamp_min(1)
-        kept = torch.where(shown, values, 0.0)
-        mean, square = kept.sum(-1).double() / count, kept.square().sum(-1).double() / count
-        seen = shown.sum(-1).double()
-        shares = seen if shares is None else seen * shares
-    if shares is None:
-        shares = torch.ones((), dtype=torch.float64)
-    shares = shares.expand_as(mean)
-    whole = shares.sum((-2, -1)).clamp_min(1e-300)
-    squares = (square * shares).sum((-2, -1)) / whole
-    average = float(((mean * shares).sum((-2, -1)) / whole).mean())
-    return Level(average, float(squares.mean()), vary(squares, samples, heads))
-
-
-def _vary_grams(same: list[Tensor], samples: int, heads: int) -> float:
-    """Return the relative variance of the second moment over draws, given Grams of two samples."""
-    levels = torch.stack([g.diagonal(dim1=-2, dim2=-1).mean(-1) for g in same], dim=1)
-    return vary(levels.double(), samples, heads)
-
-
-def vary(levels: Tensor, samples: int, heads: int) -> float:
-    """Return the relative variance of an average over samples and heads.
-
-    Some inputs pass more than others, and some heads do. What draws of two samples and some heads
-    have in common is told from what each has alone, since the real layer has other numbers of them.
-
-    Parameters
-    ----------
-    levels : Tensor
-        Second moments, (draws, 2, heads).
-    samples, heads : int
-        Of the real layer.
-    """
-    count, _, drawn = levels.shape
-    if count < 2:
-        return 0.0
-    deviations = (levels - levels.mean(0)).view(count, 2, drawn)
-    products = torch.einsum("dsh,dtk->stkh", deviations, deviations) / (count - 1)
-    same, differ = products[[0, 1], [0, 1]].mean(0), products[[0, 1], [1, 0]].mean(0)
-    one = torch.eye(drawn, dtype=torch.bool)
-    # Products of a few draws scatter: no part of a variance is below zero.
-    every = max(0.0, float(differ[~one].mean()))
-    by_sample = max(0.0, float(same[~one].mean()) - every)
-    by_head = max(0.0, float(differ[one].mean()) - every)
-    rest = max(0.0, float(same[one].mean()) - every - by_sample - by_head)
-    total = every + by_sample / samples + by_head / heads + rest / (samples * heads)
-    return total / max(float(levels.mean()) ** 2, 1e-300)
 
 
 def _sandwich(left: Tensor, inner: Tensor, right: Tensor) -> Tensor:

@@ -24,10 +24,11 @@ from varprobe.theory.law import Downstream, Gradient, Known, Law, Step, Value
 from varprobe.theory.layout import Dim, Layout, Role
 from varprobe.theory.mixing import Awaited
 from varprobe.theory.pairs import MOST_EXPLICIT, Pairs, choose_dtype
+from varprobe.theory.roots import add_root, add_roots, covary, scale_roots
 from varprobe.theory.rules.registry import rule
 from varprobe.theory.scores import Scores, ScoresGradient, check_apart
 from varprobe.theory.streams import Stream
-from varprobe.theory.virtual_layer import Returned, VirtualLayer, measure_scores
+from varprobe.theory.virtual_layer import Output, Returned, VirtualLayer, measure_scores
 
 aten = torch.ops.aten
 
@@ -132,11 +133,7 @@ def gather(weights: Scores, value: Law) -> Step:
         layout=output_layout,
         field=Field(pairs, torch.zeros(pairs.positions, dtype=torch.float64), gaussian=False),
         standing=standing,
-        field_spread=Spread(
-            kernel=(1 + found.kernel) * (1 + value.field_spread.kernel) - 1,
-            own=found.own,
-            gram=max(found.gram, value.field_spread.gram),
-        ),
+        field_spread=_gather_spread(found, value.field_spread, pairs),
     )
 
     def backward(gradient: Gradient) -> Sequence[Downstream]:
@@ -152,6 +149,28 @@ def gather(weights: Scores, value: Law) -> Step:
         return [to_weights, _send_back(gradient, value, stream, back.value)]
 
     return Step(output, backward)
+
+
+def _gather_spread(found: Output, value: Spread, pairs: Pairs) -> Spread:
+    """Return the spread of what was gathered of values with this one.
+
+    Its second moment follows theirs with the share of values that were alone, and what different
+    sites have in common with the rest: branches of a stream that were sums over sites are summed up
+    again by every attention after them, and scatter together.
+    """
+    together = found.together
+    followed = add_roots(
+        scale_roots(value.roots, 1 - together), scale_roots(value.common, together)
+    )
+    more = covary(followed, followed) - covary(value.roots, value.roots)
+    own = math.sqrt(math.log1p(found.kernel))
+    return Spread(
+        kernel=(1 + found.kernel) * (1 + value.kernel) * math.exp(max(0.0, more)) - 1,
+        own=found.own,
+        gram=max(found.gram, value.gram),
+        roots=add_root(followed, id(pairs), own),
+        modes=add_root(value.common, id(pairs), own),
+    )
 
 
 def _read_stream(law: Law) -> Stream:

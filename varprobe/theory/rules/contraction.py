@@ -105,6 +105,7 @@ def contract(x: Law, weight: Value, bias: Value | None, shape: Contraction) -> S
         length=pass_length(x, units, driven),
         loose=1.0,
         roots=scale_roots(below.roots, driven),
+        modes=scale_roots(below.common, driven),
     )
     means = torch.full((pairs.positions,), mean, dtype=torch.float64)
     output = Law(

@@ -33,6 +33,7 @@ from varprobe.theory.lengths import find_loose, vary_length
 from varprobe.theory.mixing import HeadNorm
 from varprobe.theory.pairs import Pairs
 from varprobe.theory.pointwise import Pointwise
+from varprobe.theory.roots import add_roots, scale_roots
 from varprobe.theory.rules.contraction import realize_gradient
 from varprobe.theory.rules.convolution import check_channels
 from varprobe.theory.rules.mixtures import hand_on
@@ -255,7 +256,9 @@ def _project_out(x: Law, unit: Pairs, gradient: Gradient, units: int, *, centred
 def _scale(x: Law, centres: Tensor, scales: Tensor, affine: Affine) -> Law:
     """Return γ (x - centre) scale + β, as a function of x's field if all positions are alike."""
     spread = realize(x.spread, x.pairs, x.features)
-    kept = Spread(gram=spread.gram, pinned=True)
+    # It takes the scatter of the whole away from what positions have in common, too.
+    modes = add_roots(spread.common, scale_roots(spread.roots, -1.0))
+    kept = Spread(gram=spread.gram, pinned=True, modes=modes)
     alike = bool(torch.allclose(scales, scales[:1].expand_as(scales), rtol=1e-9, atol=0)) and bool(
         torch.allclose(centres, centres[:1].expand_as(centres), rtol=1e-9, atol=1e-12)
     )

@@ -11,11 +11,18 @@ import torch
 
 from varprobe.errors import MissingRuleError
 from varprobe.theory.expectations import Field
-from varprobe.theory.fluctuations import Mixture, Spread, follow, realize, share_tilt
+from varprobe.theory.fluctuations import (
+    Mixture,
+    Spread,
+    average_apart,
+    follow,
+    realize,
+    share_tilt,
+)
 from varprobe.theory.law import Downstream, Gradient, Known, Law, Noise, Step, Value
 from varprobe.theory.lengths import add_lengths, add_loose
 from varprobe.theory.pointwise import IDENTITY, scale_by
-from varprobe.theory.roots import covary, separate
+from varprobe.theory.roots import Roots, add_roots, covary, scale_roots, separate
 from varprobe.theory.rules.broadcast import align
 from varprobe.theory.rules.mixtures import add_mixed
 from varprobe.theory.rules.pointwise import apply_pointwise
@@ -174,8 +181,24 @@ def _join_spreads(x: Law, y: Law, alpha: float, branches: tuple[Spread, Spread])
         length=add_lengths([(sizes[0], x), (sizes[1], y)]),
         loose=add_loose([(sizes[0], x), (sizes[1], y)]),
         roots=follow(branches, (first, second)).roots,
+        modes=_join_modes(x, y, alpha),
         branches=branches,
     )
+
+
+def _join_modes(x: Law, y: Law, alpha: float) -> Roots | None:
+    """Return the deviations of what different positions of a sum have in common.
+
+    Without those of the sum's own units, which every sum over its positions adds anew.
+    """
+    apart = average_apart(x.pairs), average_apart(y.pairs) * alpha**2
+    if min(apart) < 0 or not sum(apart):
+        return None
+    shares = [size / sum(apart) for size in apart]
+    first, second = (
+        scale_roots(law.spread.common, share) for law, share in zip((x, y), shares, strict=True)
+    )
+    return add_roots(first, second)
 
 
 def _realize(law: Law) -> Spread:
