@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import TypeVar
 
 import torch
@@ -132,9 +132,13 @@ class Field:
 
     def evaluate(self, function: Pointwise) -> Tensor:
         """Return the function on the quadrature nodes of each kind of position, (kinds, nodes)."""
+        return function(self._places)
+
+    @cached_property
+    def _places(self) -> Tensor:
         spreads, means, _ = self._kinds
         nodes, _ = _rule()
-        return function(means[:, None] + spreads[:, None] * nodes)
+        return means[:, None] + spreads[:, None] * nodes
 
     def grow(self, function: Pointwise) -> tuple[float, ...]:
         """Return d ln E f(x) / d ln q at a typical position: 1 for the square of a rectifier.
@@ -261,14 +265,19 @@ class Field:
 
 def expect_at(function: Pointwise, spread: float, mean: float = 0.0) -> float:
     """Return E f(x), x ~ N(mean, spread²)."""
-    nodes, weights = _rule()
-    return float(function(mean + spread * nodes) @ weights)
+    return float(function(_place(spread, mean)) @ _rule()[1])
 
 
 def expand_at(function: Pointwise, spread: float, mean: float = 0.0) -> Tensor:
     """Return the Hermite coefficients E[f(mean + spread z) h_k(z)], k ≤ ORDER."""
+    return _hermite() @ function(_place(spread, mean))
+
+
+# The same array each time: what a function is there is asked for again (`pointwise.remember`).
+@lru_cache(maxsize=64)
+def _place(spread: float, mean: float) -> Tensor:
     nodes, _ = _rule()
-    return _hermite() @ function(mean + spread * nodes)
+    return mean + spread * nodes
 
 
 @cache

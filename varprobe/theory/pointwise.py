@@ -7,7 +7,10 @@ function needs a name here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,6 +18,50 @@ import torch
 from torch import Tensor
 
 _PROBE = torch.tensor([1e-6, 1e-3, 0.1, 0.5, 1.0, 2.0, 3.7, 6.5, 12.0], dtype=torch.float64)
+
+
+MOST_BYTES = 2**27
+"""Values that `remember` keeps: those of some twenty functions where a residual stream is averaged
+over a branch, 6 MB each."""
+
+
+class _Values:
+    """Functions' values at arrays that are asked for again and again, as many as fit."""
+
+    def __init__(self) -> None:
+        # Function and argument are kept with the value, so that their identities stay theirs.
+        self.known: OrderedDict[tuple[int, int], tuple[Pointwise, Tensor, Tensor]] = OrderedDict()
+        self.bytes = 0
+
+    def look(self, function: Pointwise, x: Tensor) -> Tensor:
+        """Return the function at ``x``."""
+        key = id(function), id(x)
+        if key in self.known:
+            self.known.move_to_end(key)
+            return self.known[key][2]
+        value = function.apply(x)
+        self.known[key] = function, x, value
+        self.bytes += value.nbytes
+        while self.bytes > MOST_BYTES:
+            _, (_, _, oldest) = self.known.popitem(last=False)
+            self.bytes -= oldest.nbytes
+        return value
+
+
+_values: ContextVar[_Values | None] = ContextVar("_values", default=None)
+
+
+@contextmanager
+def remember() -> Iterator[None]:
+    """Ask each function of an array once: a slope far below a stream reads the stream many times.
+
+    What functions return is not to be written to.
+    """
+    token = _values.set(_Values())
+    try:
+        yield
+    finally:
+        _values.reset(token)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,23 +72,24 @@ class Pointwise:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the function at ``x``."""
-        return self.apply(x)
+        values = _values.get()
+        return self.apply(x) if values is None else values.look(self, x)
 
     def __mul__(self, other: Pointwise) -> Pointwise:
-        return Pointwise(lambda x: self.apply(x) * other.apply(x))
+        return Pointwise(lambda x: self(x) * other(x))
 
     def __add__(self, other: Pointwise) -> Pointwise:
-        return Pointwise(lambda x: self.apply(x) + other.apply(x))
+        return Pointwise(lambda x: self(x) + other(x))
 
     def mix(self, other: Pointwise, shares: tuple[float, float]) -> Pointwise:
         """Return the root of the average of both squares."""
         total = max(sum(shares), 1e-300)
         a, b = (share / total for share in shares)
-        return Pointwise(lambda x: (a * self.apply(x) ** 2 + b * other.apply(x) ** 2).sqrt())
+        return Pointwise(lambda x: (a * self(x) ** 2 + b * other(x) ** 2).sqrt())
 
     def root(self) -> Pointwise:
         """Return the square root."""
-        return Pointwise(lambda x: self.apply(x).clamp_min(0).sqrt())
+        return Pointwise(lambda x: self(x).clamp_min(0).sqrt())
 
     @cached_property
     def slopes(self) -> tuple[float, float] | None:

@@ -25,6 +25,7 @@ from varprobe.theory.backpropagation import Arriving, pull_back
 from varprobe.theory.dtype_range import BEYOND, check_range
 from varprobe.theory.law import Ignored, Known, Noise, Unknown, Value, Weight
 from varprobe.theory.parameters import Parameter, read_parameters, replace_laws
+from varprobe.theory.pointwise import remember
 from varprobe.theory.propagation import Forward, propagate
 from varprobe.theory.rows import (
     Expectation,
@@ -202,6 +203,7 @@ def predict(
     return prediction
 
 
+@remember()
 def predict_silently(
     model: nn.Module | Callable[[], nn.Module],
     inputs: Inputs | Callable[[int], Inputs],
