@@ -22,6 +22,7 @@ from varprobe.errors import MissingRuleError
 from varprobe.theory.curves import Curve, interpolate
 from varprobe.theory.expectations import Field, expand_at
 from varprobe.theory.factors import Factor
+from varprobe.theory.knots import Knots
 from varprobe.theory.law import Gradient, Law
 from varprobe.theory.pairs import Pairs
 from varprobe.theory.pointwise import IDENTITY, Pointwise
@@ -37,10 +38,6 @@ GRID = 2000
 
 TAIL = 1e-14
 """Probability at either end of a distribution that rounding has spoilt."""
-
-KNOTS = 2000
-"""Points of a branch at which the average over the other is taken. None is 0, where rectified
-values pile up."""
 
 ALIKE = 1e-4
 """Relative difference below which two positions count as one."""
@@ -292,26 +289,24 @@ class Superposition:
 
     def _average(self, index: int, *functions: Pointwise) -> list[Pointwise]:
         """Return the average of functions of the field over one branch, given the other."""
-        branch, (reach, sources) = self.branches[index], self._sources[index]
-        weights = self.branches[1 - index].weights
+        branch, knots = self.branches[index], self._knots[index]
+        reach = knots.reach
 
         def average(function: Pointwise) -> Pointwise:
-            curve = Curve(-reach, reach, function(sources) @ weights)
+            curve = Curve(-reach, reach, knots.average(function))
             scale, inner = branch.scale, branch.law.function
             return Pointwise(lambda u: curve((scale * inner(u)).clamp(-reach, reach)))
 
         return [average(function) for function in functions]
 
     @cached_property
-    def _sources(self) -> list[tuple[float, Tensor]]:
-        """How far each branch reaches, and the field at its knots and each node of the other."""
-        found = []
-        for branch, other in (self.branches, self.branches[::-1]):
-            reach = float(branch.values.abs().max().clamp_min(1e-300))
-            knots = torch.linspace(-reach, reach, KNOTS, dtype=torch.float64)
-            sums = knots[:, None] + other.values
-            found.append((reach, sums if self.quantiles is None else self.quantiles.invert(sums)))
-        return found
+    def _knots(self) -> list[Knots]:
+        """Where each branch is when functions are averaged over the other."""
+        locate = IDENTITY if self.quantiles is None else self.quantiles.invert
+        return [
+            Knots.of(branch.values, other.values, other.weights, locate)
+            for branch, other in (self.branches, self.branches[::-1])
+        ]
 
 
 def _find_rising(values: Tensor) -> Tensor:
