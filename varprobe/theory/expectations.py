@@ -253,7 +253,7 @@ class Field:
             for product in reversed(products[:-1]):
                 total.mul_(rho).add_(product)
             return replace(self.pairs, values=total)
-        a, b, rest = a[kind], b[kind], rest[kind]
+        a, b, rest = (part[kind].to(rho.dtype) for part in (a, b, rest))
         ones = torch.ones_like(rest)
         total = self.pairs.broadcast(a[:, -1], b[:, -1])
         total = total + self.pairs.broadcast(rest, ones / 2) + self.pairs.broadcast(ones / 2, rest)
