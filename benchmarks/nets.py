@@ -6,6 +6,7 @@ Each is written as its users write it, with the initialization that is usual for
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -21,6 +22,13 @@ def build_mlp(activation: type[nn.Module], layers: int, width: int) -> nn.Module
 def build_linears(layers: int, width: int) -> nn.Module:
     """Return nothing but Linear: the least to do beside each tensor that is watched."""
     return nn.Sequential(*(nn.Linear(width, width) for _ in range(layers)))
+
+
+def build_convolutions(layers: int, width: int) -> nn.Module:
+    """Return 3×3 convolution and ReLU in turn."""
+    sizes = [3] + [width] * layers
+    pairs = ((nn.Conv2d(*size, 3, padding=1), nn.ReLU()) for size in pairwise(sizes))
+    return nn.Sequential(*(layer for pair in pairs for layer in pair))
 
 
 class ResidualBlock(nn.Module):
