@@ -8,8 +8,8 @@ the parameters, over independent draws of the weights, are held against the pred
 error as median / largest. Both sides of a comparison scatter; *noise* is the median standard error
 of the Monte-Carlo mean. *Drawn* is the share of the rows that no rule of theory reaches: those are
 estimated by `predict` itself from a few draws of its own. *Coverage* is how often single draws fall
-into the 95 % error bar, for activations / gradients / weight gradients. The first seven nets are narrow
-and draw often: they are about the bars.
+into the 95 % error bar, for activations / gradients / weight gradients. The first seven nets are
+narrow and drawn often: they are about the bars.
 """
 
 from __future__ import annotations

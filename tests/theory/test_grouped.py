@@ -84,11 +84,15 @@ def test_single_sites_can_be_taken_out_and_put_back():
         found.centre()
 
 
-@pytest.mark.parametrize("kind", ["gpt", "llama"])
+@pytest.mark.parametrize("kind", ["gpt", "llama", "normed"])
 def test_groups_predict_what_sites_told_apart_do(kind, monkeypatch):
     # 48 sites in 29 representatives. Both average over draws, by some percent each; gradients of
     # queries and keys are small differences.
-    build = {"gpt": lambda: GPT(2, 64, 48, 40), "llama": lambda: Llama(2, 64, 40)}[kind]
+    build = {
+        "gpt": lambda: GPT(2, 64, 48, 40),
+        "llama": lambda: Llama(2, 64, 40),
+        "normed": lambda: Llama(2, 64, 40, normed=True),
+    }[kind]
     torch.manual_seed(0)
     x = torch.randint(0, 40, (3, 48))
     init = "normal(std=0.05, embeddings=True)"

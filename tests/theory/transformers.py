@@ -38,12 +38,17 @@ class GPT(nn.Module):
 
 
 class LlamaBlock(nn.Module):
-    """RMSNorm by torch, rotary positions as in transformers, repeated keys, a gated MLP."""
+    """RMSNorm by torch, rotary positions as in transformers, repeated keys, a gated MLP.
 
-    def __init__(self, width: int, heads: int, groups: int) -> None:
+    ``normed`` puts a norm on each head of queries and keys, as Qwen and Gemma do.
+    """
+
+    def __init__(self, width: int, heads: int, groups: int, *, normed: bool = False) -> None:
         super().__init__()
         self.heads, self.groups, self.size = heads, groups, width // heads
         self.norm1, self.norm2 = nn.RMSNorm(width), nn.RMSNorm(width)
+        head = (lambda: nn.RMSNorm(self.size)) if normed else nn.Identity
+        self.query_norm, self.key_norm = head(), head()
         self.query = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, groups * self.size, bias=False)
         self.value = nn.Linear(width, groups * self.size, bias=False)
@@ -53,7 +58,8 @@ class LlamaBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.norm1(x)
-        query, key = self.rotate(self.split(self.query(h))), self.rotate(self.split(self.key(h)))
+        query, key = self.query_norm(self.split(self.query(h))), self.split(self.key(h))
+        query, key = self.rotate(query), self.rotate(self.key_norm(key))
         key, value = self.repeat(key), self.repeat(self.split(self.value(h)))
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + self.project(attended.transpose(1, 2).flatten(2))
@@ -78,10 +84,11 @@ class LlamaBlock(nn.Module):
 
 
 class Llama(nn.Module):
-    def __init__(self, layers: int, width: int, vocabulary: int) -> None:
+    def __init__(self, layers: int, width: int, vocabulary: int, *, normed: bool = False) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocabulary, width)
-        self.blocks = nn.Sequential(*(LlamaBlock(width, 4, 2) for _ in range(layers)))
+        blocks = (LlamaBlock(width, 4, 2, normed=normed) for _ in range(layers))
+        self.blocks = nn.Sequential(*blocks)
         self.norm, self.head = nn.RMSNorm(width), nn.Linear(width, vocabulary, bias=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:

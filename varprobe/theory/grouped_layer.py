@@ -144,8 +144,10 @@ class _Draw:
         self.x = draw_law(query.source, self.draws, self.generator, MOST_WIDTH)
         places = self.groups.places
         near = self.x[:, :, places]
-        self.q = query.mix(query.project(near, HEADS, self.generator), places)
-        self.k = key.mix(key.project(self.x, HEADS, self.generator))
+        self.queries = query.project(near, HEADS, self.generator)
+        keys = key.project(self.x, HEADS, self.generator)
+        self.keys = keys[..., places, :]
+        self.q, self.k = query.mix(self.queries, places), key.mix(keys)
         # Scores (draws, 2, heads, representatives, sites): there is one batch position.
         self.weights = Weights(scores, self.q, self.k, self.generator, places)
 
@@ -182,7 +184,7 @@ class _Draw:
             to_query[..., tile.rows, :] += part
         query = Returned(
             _multiply(to_query, to_query) / self.query.features,
-            self._unmix(self.query, to_query),
+            self._unmix(self.query, to_query, self.queries),
             0.0,
             0.0,
             averaged=True,
@@ -304,8 +306,8 @@ class _Draw:
 
         return torch.stack([part(0, 1), (part(0, 0) + part(1, 1)) / 2])
 
-    def _unmix(self, stream: Stream, gradient: Tensor) -> Tensor:
-        plain = stream.unmix(gradient, rows=self.groups.places)
+    def _unmix(self, stream: Stream, gradient: Tensor, z: Tensor) -> Tensor:
+        plain = stream.unmix(gradient, z, self.groups.places)
         return _multiply(plain, plain) / stream.width
 
     def _unmix_keys(self, near: Tensor, mixed: Tensor) -> Tensor:
@@ -313,14 +315,15 @@ class _Draw:
 
         Each key has an angle of its own, so that the sums over queries come first. That takes
         queries of one group for equal and makes too much of them; but correlations are about right,
-        and a rotation changes no length.
+        and a rotation changes no length; what a norm of the heads does to it is read off the sums.
         """
         key, places = self.key, self.groups.places
         sums = (near * self.groups.sizes.float()[:, None]).mT @ self.q
-        found = self._unmix(key, sums)
-        squares = key.unmix(torch.ones(len(places), key.features), rows=places, square=True)
+        found = self._unmix(key, sums, self.keys)
+        behind = key.turn_back(sums, places).square().double().mean((0, 1, 2, 4))
+        squares = key.turn_back(torch.ones(len(places), key.features), places, square=True)
         lengths = mixed[1].diagonal() * squares.double().mean(1)
-        scales = (lengths / found[1].diagonal().clamp_min(1e-300)).sqrt()
+        scales = (lengths / behind.clamp_min(1e-300)).sqrt()
         return found * scales[:, None] * scales
 
 

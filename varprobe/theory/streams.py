@@ -92,33 +92,23 @@ class Stream:
                     target.addcmul_(part, weights[:, at : at + length])
         return total
 
-    def unmix(
-        self,
-        gradient: Tensor,
-        z: Tensor | None = None,
-        rows: Tensor | None = None,
-        *,
-        square: bool = False,
-    ) -> Tensor:
-        """Return the gradient by the layer's features z: the adjoint of `mix`, or of its squares.
+    def unmix(self, gradient: Tensor, z: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return the gradient by the layer's features z: the adjoint of `mix`."""
+        total = self.turn_back(gradient, rows)
+        norm = self.mixing.projection.norm
+        return total if norm is None else norm.go_back(z, total)
 
-        Raises
-        ------
-        MissingRuleError
-            If the heads went through a norm, and z is not given.
-        """
+    def turn_back(
+        self, gradient: Tensor, rows: Tensor | None = None, *, square: bool = False
+    ) -> Tensor:
+        """Return the gradient behind the heads' norm, if they went through one, or its squares."""
         total = gradient.new_zeros(*gradient.shape[:-1], self.width)
         for columns, weights in zip(self.columns, self._weights(rows), strict=True):
             if weights is not None:
                 weights = weights.square() if square else weights
             part = gradient if weights is None else gradient * weights
             total.index_add_(-1, columns, part)
-        norm = self.mixing.projection.norm
-        if norm is None:
-            return total
-        if z is None:
-            raise MissingRuleError("a norm over the heads of a long sequence")
-        return norm.go_back(z, total)
+        return total
 
     def draw_weight(self, lead: tuple[int, int], width: int, generator: torch.Generator) -> Tensor:
         """Return fresh weights (draws, width, heads x features) for ``lead`` = (draws, heads).
