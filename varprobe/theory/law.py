@@ -78,6 +78,14 @@ class Law:
         return known
 
     @property
+    def is_gaussian(self) -> bool:
+        """Whether the array is a Gaussian field, or a multiple of one."""
+        if not self.field.gaussian or self.thinning != 1.0:
+            return False
+        slopes = self.function.slopes
+        return self.is_field or (slopes is not None and slopes[0] == slopes[1])
+
+    @property
     def is_field(self) -> bool:
         """Whether the array is its field, not a function of it."""
         return self.function is IDENTITY

@@ -330,7 +330,7 @@ def superpose(
     # The scale of the branch that is centred varies: the mean of the sum stays.
     moved = (scatter, 0.0) if x.is_field else (0.0, scatter)
     branches = Branch(x, 1.0, moved[0]), Branch(y, alpha, moved[1])
-    if x.is_field and y.is_field:
+    if x.is_gaussian and y.is_gaussian:
         return Superposition(branches, Field(pairs, means, gaussian=True), None)
     if sum(float(branch.values.std()) for branch in branches) == 0.0:
         return None

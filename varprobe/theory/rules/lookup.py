@@ -7,11 +7,13 @@ they read the same row, and independent ones elsewhere.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from varprobe.errors import MissingRuleError
+from varprobe.initializers.laws import NORMAL_KURTOSIS, WeightLaw
 from varprobe.theory.expectations import Field
 from varprobe.theory.explicit import ExplicitPairs
 from varprobe.theory.fluctuations import Spread, scatter_products, scatter_units
@@ -42,6 +44,9 @@ MOST_TOKENS = 8192
 MOST_COMPARED = 8
 """Samples that are looked at for that."""
 
+ROUNDING = 1e-9
+"""Error of the kurtosis of a law that was put together from its parts."""
+
 NORMAL = ("normal", "measured", "constant")
 """Distributions whose elements count as jointly Gaussian."""
 
@@ -50,7 +55,7 @@ NORMAL = ("normal", "measured", "constant")
 def embedding(
     weight: Value,
     ids: Value,
-    padding_idx: int = -1,  # noqa: ARG001
+    padding_idx: int = -1,
     scale_grad_by_freq: bool = False,
     sparse: bool = False,  # noqa: ARG001
 ) -> Step:
@@ -73,7 +78,19 @@ def embedding(
         matches = group_matches(ids.tensor.reshape(samples, -1))
     else:
         matches = count_matches(ids.tensor.reshape(samples, -1))
+    padded = isinstance(ids, Known) and bool((ids.tensor == padding_idx).any())
+    if padding_idx >= 0 and not padded:
+        weight = replace(weight, law=leave_out_padding(weight.law, weight.shape[0]))
     return look_up(weight, layout, matches, weight.shape[0])
+
+
+def leave_out_padding(law: WeightLaw, rows: int) -> WeightLaw:
+    """Return the law of all rows but one of zeros, which no token has."""
+    share = 1 - 1 / max(2, rows)
+    kurtosis = law.kurtosis * share
+    if law.distribution != "other" or law.mean or abs(kurtosis - NORMAL_KURTOSIS) > ROUNDING:
+        return law
+    return WeightLaw.normal(law.variance / share)
 
 
 def read_parameter(weight: Weight, like: Layout | None = None) -> Step:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from varprobe.errors import MissingRuleError
-from varprobe.theory.expectations import Field
+from varprobe.theory.expectations import ALIKE, Field
 from varprobe.theory.fluctuations import Spread, realize, scatter_products, sum_products
 from varprobe.theory.law import (
     Downstream,
@@ -46,8 +46,9 @@ FEW_FEATURES = 8
 """Features per statistic below which its scatter is no longer small."""
 
 
-ROUNDING = 1e-4
-"""Relative error, at most, of a second moment by quadrature against one that was summed."""
+ROUNDING = 3 * ALIKE
+"""Relative error, at most, of a second moment by quadrature against one that was summed: where many
+kinds of position are told apart, scales that differ by less than ALIKE count as one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
 from varprobe.errors import MissingRuleError
+from varprobe.initializers.laws import WeightLaw
 from varprobe.theory.expectations import Field
 from varprobe.theory.fluctuations import Spread, scatter_products
 from varprobe.theory.law import (
@@ -147,6 +148,8 @@ def apply_pointwise(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any])
             call.places.append(place)
         elif isinstance(leaf, Ignored):
             raise MissingRuleError("an argument without a law")
+    if not call.laws and len(call.tensors) == 1:
+        return _apply_to_constant(call)
     if not call.laws:
         raise MissingRuleError("parameters without an input")
     first = call.laws[0]
@@ -156,6 +159,22 @@ def apply_pointwise(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any])
         elif tensor.field is not first.field or tensor.layout != first.layout:
             raise MissingRuleError("branches meet in a product or function")
     return _apply(call, first)
+
+
+def _apply_to_constant(call: _Call) -> Step:
+    """Return a function of a parameter that is one number everywhere, as 1 + weight in a norm."""
+    (weight,) = call.tensors
+    assert isinstance(weight, Weight)
+    if weight.law.variance > 1e-12 * weight.law.second_moment:
+        raise MissingRuleError("a function of a parameter")
+    mean = torch.tensor([weight.law.mean], dtype=torch.float64)
+    slope = float(differentiate(lambda value: call.run([value]), mean)[0])
+    output = replace(weight, law=WeightLaw.constant(float(call.run([mean])[0])))
+
+    def backward(gradient: WeightGradient) -> Sequence[Downstream]:
+        return [replace(gradient, second_moment=gradient.second_moment * slope**2)]
+
+    return Step(output, backward)
 
 
 def _as_number(value: Known) -> Tensor:

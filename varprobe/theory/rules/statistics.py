@@ -106,7 +106,7 @@ def subtract_statistic(x: Law, statistic: Law, alpha: float) -> Step:
     means = settled.means - alpha * statistic.means
     pairs = settled.covariances.add_product(means, means)
     # The average itself stays that of x: what is made of the difference refers to the new field.
-    output = replace(x, field=Field(pairs, means, settled.gaussian), mixing=None)
+    output = replace(x, field=settled.shift(pairs, means), mixing=None)
     if not x.is_field or x.thinning != 1.0:
         output = Law(
             layout=x.layout, field=output.field, standing=x.standing, field_spread=x.spread

@@ -153,7 +153,7 @@ def _add_nothing(x: Law, y: Law, alpha: float) -> Step | None:
 
 def _looks_inside(law: Law) -> bool:
     """Tell whether what made an array asks how its gradient depends on it: a function, a norm."""
-    return not law.is_field or law.field_spread.pinned
+    return not law.is_gaussian or law.field_spread.pinned
 
 
 def _turn_spread(gradient: Gradient, branch: Law, share: float, total: Law) -> Gradient:
