@@ -94,8 +94,11 @@ class Layout:
                         raise MissingRuleError(f"view cuts an axis of {axis.size} by {missing}")
                     pending.append(Axis(axis.role, inner))
                     axis = Axis(axis.role, missing)
-                dim.append(axis)
                 missing //= axis.size
+                # Features are told apart by their number alone: two axes of them are one.
+                if dim and dim[-1].role is axis.role is Role.FEATURE:
+                    axis = Axis(Role.FEATURE, dim.pop().size * axis.size)
+                dim.append(axis)
             dims.append(tuple(dim))
         return Layout(tuple(dims))
 

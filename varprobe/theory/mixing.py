@@ -105,7 +105,11 @@ class Term:
 
     def weigh(self, table: Tensor) -> Term:
         """Return the term times a table like ``weights``."""
-        return Term(self.index, table if self.weights is None else self.weights * table)
+        if self.weights is None:
+            return Term(self.index, table)
+        period = math.lcm(self.weights.shape[1], table.shape[1])
+        known, new = (w.repeat(1, period // w.shape[1]) for w in (self.weights, table))
+        return Term(self.index, known * new)
 
     def relocate(self, index: Tensor) -> Term:
         """Return the term at other positions."""
@@ -218,7 +222,7 @@ class Mixing:
                 same = (first.index == second.index).float()
                 if not bool(same.any()):
                     continue
-                period = max(_period(first), _period(second))
+                period = math.lcm(_period(first), _period(second))
                 share = same.view(-1, period).mean(0) / period
                 size = found.positions
                 left = (first.expand(period) * share).expand(size, period)
