@@ -197,7 +197,9 @@ def _deal(bias: Tensor, draws: int, heads: int) -> Tensor:
 
 
 def _take_rows(bias: Tensor, rows: Tensor) -> Tensor:
-    return bias if bias.shape[-2] == 1 else bias[..., rows, :]
+    """Return the bias of some queries, without the one batch position."""
+    chosen = bias if bias.shape[-2] == 1 else bias[..., rows, :]
+    return chosen.squeeze(2)
 
 
 def check_apart(streams: list[Stream]) -> None:
