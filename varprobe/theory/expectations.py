@@ -171,6 +171,9 @@ class Field:
         return self._narrow(lambda field: field._expect(function))
 
     def _expect(self, function: Pointwise) -> Tensor:
+        if not bool(self.spreads.any()):
+            # A statistic of a norm: known at each position, however many kinds there are.
+            return function(self.means)
         _, weights = _rule()
         return (self.evaluate(function) @ weights)[self._kinds[2]]
 

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeadNorm:
-    """A norm over all features of a head: (z - mean z) / sqrt(var z + eps) times gamma.
+    """A norm over all features of a head, or of all: (z - mean z) / sqrt(var z + eps) times gamma.
 
     Parameters
     ----------
     features : int
-        Of a head.
+        Over how many it is.
     eps, gamma : float
         As above.
     centred : bool
@@ -44,22 +44,28 @@ class HeadNorm:
     centred: bool
 
     def __call__(self, z: Tensor) -> Tensor:
-        """Return the norm over the last dimension."""
+        """Return the norm of (..., heads, P, f), over f features or those of all heads.
+
+        A few drawn heads stand for all.
+        """
         return self.gamma * self._scale(z)[0]
 
     def go_back(self, z: Tensor, gradient: Tensor) -> Tensor:
         """Return the gradient of z."""
         unit, scale = self._scale(z)
         if self.centred:
-            gradient = gradient - gradient.mean(-1, keepdim=True)
-        along = (gradient * unit).mean(-1, keepdim=True)
+            gradient = gradient - self._average(gradient)
+        along = self._average(gradient * unit)
         return self.gamma * scale * (gradient - along * unit)
 
     def _scale(self, z: Tensor) -> tuple[Tensor, Tensor]:
         if self.centred:
-            z = z - z.mean(-1, keepdim=True)
-        scale = (z.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+            z = z - self._average(z)
+        scale = (self._average(z.square()) + self.eps).rsqrt()
         return z * scale, scale
+
+    def _average(self, z: Tensor) -> Tensor:
+        return z.mean(-1 if z.shape[-1] == self.features else (-3, -1), keepdim=True)
 
 
 @dataclass(frozen=True, eq=False)

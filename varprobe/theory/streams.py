@@ -46,8 +46,8 @@ class Stream:
         object.__setattr__(self, "columns", [torch.searchsorted(used, s[0]) for s in shifts])
         object.__setattr__(self, "width", len(used))
         norm = self.mixing.projection.norm
-        if norm is not None and norm.features != self.width:
-            raise MissingRuleError("a norm over other features than those of a head")
+        if norm is not None and norm.features not in (self.width, self.width * self.heads):
+            raise MissingRuleError("a norm over other features than those of a head, or of all")
 
     @property
     def source(self) -> Law:

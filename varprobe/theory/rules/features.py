@@ -11,7 +11,7 @@ from torch import Tensor
 
 from varprobe.errors import MissingRuleError
 from varprobe.theory.fluctuations import Spread
-from varprobe.theory.law import Downstream, Gradient, Law, Step
+from varprobe.theory.law import Downstream, Gradient, Known, Law, Step
 from varprobe.theory.layout import Axis, Dim, Role
 
 
@@ -43,6 +43,9 @@ def take_features(x: Law, dim: int, chosen: Tensor, *, keep: bool) -> Step:
         raise MissingRuleError("an index into samples, or into features and positions at once")
     outer, size, inner = count_around(x, dim)
     flat = torch.arange(x.features).view(outer, size, inner)[:, chosen].reshape(-1)
+    if not len(flat):
+        shape = (*x.layout.shape[:dim], 0, *x.layout.shape[dim + 1 :])
+        return Step(Known(torch.empty(shape)), None)
     axes: Dim = (Axis(Role.FEATURE, len(chosen)),) if len(chosen) > 1 else ()
     layout = x.layout.replace(dim, axes)
     if not keep:

@@ -84,6 +84,17 @@ def embedding(
     return look_up(weight, layout, matches, weight.shape[0])
 
 
+@rule(aten.index)
+def index(weight: Value, indices: Sequence[Value | None]) -> Step:
+    """Return the rows of a parameter with these numbers."""
+    (ids,) = indices if len(indices) == 1 else (None,)
+    if not isinstance(weight, Weight) or not isinstance(ids, Known | Ignored):
+        raise MissingRuleError("an index that is no list of rows of a parameter")
+    if len(weight.shape) != 2:
+        raise MissingRuleError("rows of a parameter that is no table")
+    return embedding(weight, ids)
+
+
 def leave_out_padding(law: WeightLaw, rows: int) -> WeightLaw:
     """Return the law of all rows but one of zeros, which no token has."""
     share = 1 - 1 / max(2, rows)

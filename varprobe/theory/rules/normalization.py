@@ -47,8 +47,8 @@ FEW_FEATURES = 8
 
 
 ROUNDING = 3 * ALIKE
-"""Relative error, at most, of a second moment by quadrature against one that was summed: where many
-kinds of position are told apart, scales that differ by less than ALIKE count as one."""
+"""Error, at most, of a second moment by quadrature against one that was summed: where many kinds of
+position are told apart, those whose scales differ by ALIKE of the largest count as one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +290,7 @@ def _remember(
         return output
     squares = 1 / scales.square()
     eps = squares - x.pairs.second_moments
-    small, rounding = float(eps.mean()), ROUNDING * squares
+    small, rounding = float(eps.mean()), ROUNDING * (squares * squares.max()).sqrt()
     # A scale that is another function of the features is no such norm.
     if small < -float(rounding.mean()) or not bool(((eps - small).abs() <= rounding).all()):
         return output

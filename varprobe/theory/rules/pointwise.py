@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
@@ -84,6 +85,8 @@ class _Call:
         The laws, and the parameters that are the same number everywhere, in order.
     places : list of int
         Where each stands among the leaves of the arguments.
+    thinning : float
+        What is left of the laws' elements by a dropout, larger by 1 over it.
     """
 
     op: OpOverload
@@ -91,6 +94,7 @@ class _Call:
     spec: pytree.TreeSpec
     places: list[int]
     tensors: list[Law | Weight]
+    thinning: float = 1.0
 
     @property
     def laws(self) -> list[Law]:
@@ -100,9 +104,17 @@ class _Call:
     def read(self, u: Tensor) -> list[Tensor]:
         """Return the value of each tensor where the field has the value u."""
         return [
-            tensor.function(u) if isinstance(tensor, Law) else torch.full_like(u, tensor.law.mean)
+            tensor.function(u) / self.thinning
+            if isinstance(tensor, Law)
+            else torch.full_like(u, tensor.law.mean)
             for tensor in self.tensors
         ]
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Return the operation's result where all laws have the value x."""
+        return self.run(
+            [x if isinstance(t, Law) else torch.full_like(x, t.law.mean) for t in self.tensors]
+        )
 
     def run(self, values: Sequence[Tensor]) -> Tensor:
         """Return the operation's result for these values of the tensors."""
@@ -138,11 +150,13 @@ def apply_pointwise(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any])
     """
     leaves, spec = pytree.tree_flatten((args, kwargs))
     call = _Call(to_functional(op), leaves, spec, [], [])
+    given: list[Sequence[int]] = []
     for place, leaf in enumerate(leaves):
         if isinstance(leaf, Noise):
             leaf = read_law(leaf, default_feature_dim(leaf.shape))
         if isinstance(leaf, Known):
             leaves[place] = _as_number(leaf)
+            given.append(leaf.shape)
         elif isinstance(leaf, Law | Weight):
             call.tensors.append(leaf)
             call.places.append(place)
@@ -153,6 +167,9 @@ def apply_pointwise(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any])
     if not call.laws:
         raise MissingRuleError("parameters without an input")
     first = call.laws[0]
+    shape = first.layout.shape
+    if any(np.broadcast_shapes(shape, other) != tuple(shape) for other in given):
+        raise MissingRuleError("an array is repeated by given numbers")
     for tensor in call.tensors:
         if isinstance(tensor, Weight):
             _check_constant(tensor, first)
@@ -178,8 +195,10 @@ def _apply_to_constant(call: _Call) -> Step:
 
 
 def _as_number(value: Known) -> Tensor:
-    if value.tensor.numel() == 1:
-        return value.tensor.detach().double().reshape(()).cpu()
+    numbers = value.tensor.detach()
+    # A buffer of zeros is the number 0.
+    if numbers.numel() and bool((numbers == numbers.reshape(-1)[0]).all()):
+        return numbers.reshape(-1)[0].double().cpu()
     raise MissingRuleError("a tensor with numbers of its own in a pointwise operation")
 
 
@@ -191,15 +210,22 @@ def _check_constant(weight: Weight, x: Law) -> None:
 
 
 def _apply(call: _Call, first: Law) -> Step:
-    composed = Pointwise(lambda u: call.run(call.read(u)))
-    alone = len(call.tensors) == 1
-    local = Pointwise(lambda x: call.run([x] * len(call.tensors)))
+    alone = len(call.laws) == 1
+    local = Pointwise(call.apply)
+    thinned = first.thinning != 1.0 and first.field.gaussian and not local.slopes
+    if thinned and alone and not bool(local(torch.zeros(1, dtype=torch.float64)).any()):
+        # What a dropout took away stays zero; what it left is larger by 1 / thinning.
+        call, thinned = replace(call, thinning=first.thinning), False
+    share = call.thinning
+    composed = Pointwise(lambda u: share * call.run(call.read(u)))
     output = replace(first, function=composed, pooled_spread=None)
     slopes = [call.slope(index) for index in range(len(call.tensors))]
     if not first.field.gaussian:
         output = _apply_affine(first, local) if alone else _refuse()
-        slopes = [scale_by(_line(local)[0])]
-    elif first.thinning != 1.0 and not (alone and local.slopes):
+        line = scale_by(_line(local)[0])
+        pairs = zip(call.tensors, slopes, strict=True)
+        slopes = [line if isinstance(tensor, Law) else slope for tensor, slope in pairs]
+    elif thinned or (first.thinning != 1.0 and not alone):
         output = _apply_affine(first, local) if alone else _refuse()
 
     # By Euler x φ'(x) = φ(x) for a rectifier: a gradient orthogonal to φ(x) is so to x.
