@@ -126,9 +126,13 @@ class Law:
 
     def settle(self) -> Field:
         """Return the array itself as a field, forgetting what it is a function of."""
+        return self._settled
+
+    @cached_property
+    def _settled(self) -> Field:
         if self.is_field and self.thinning == 1.0:
             return self.field
-        return Field(self.pairs, self.means, gaussian=False)
+        return Field(self.pairs, self.means, gaussian=self.is_gaussian)
 
 
 @dataclass(frozen=True, slots=True)
