@@ -50,7 +50,9 @@ def turn_neighbours(x):
 class Block(nn.Module):
     """Attention and a gate on a stream, with the habits of a family."""
 
-    def __init__(self, norm, *, turn=turn_halves, head_norm=None, behind=False, multiplier=1.0):
+    def __init__(
+        self, norm, *, turn=turn_halves, head_norm=None, behind=False, multiplier=1.0, cap=None
+    ):
         super().__init__()
         self.norms = nn.ModuleList(norm(WIDTH) for _ in range(2))
         self.query, self.key, self.value, self.project = (
@@ -60,7 +62,7 @@ class Block(nn.Module):
         self.down = nn.Linear(2 * WIDTH, WIDTH, bias=False)
         make = head_norm or nn.Identity
         self.query_norm, self.key_norm = make(WIDTH), make(WIDTH)
-        self.turn, self.behind, self.multiplier = turn, behind, multiplier
+        self.turn, self.behind, self.multiplier, self.cap = turn, behind, multiplier, cap
 
     def forward(self, x):
         for branch, norm in zip((self.attend, self.mix), self.norms, strict=True):
@@ -71,9 +73,14 @@ class Block(nn.Module):
     def attend(self, h):
         query, key = self.query_norm(self.query(h)), self.key_norm(self.key(h))
         query, key, value = (self.split(part) for part in (query, key, self.value(h)))
-        gathered = F.scaled_dot_product_attention(
-            self.rotate(query), self.rotate(key), value, is_causal=True
-        )
+        query, key = self.rotate(query), self.rotate(key)
+        if self.cap is None:
+            gathered = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        else:
+            scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])
+            scores = self.cap * torch.tanh(scores / self.cap)
+            future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+            gathered = scores.masked_fill(future, -torch.inf).softmax(-1) @ value
         return self.project(gathered.transpose(1, 2).flatten(2))
 
     def split(self, x):
@@ -125,6 +132,8 @@ FAMILIES = {
     "gemma": lambda: Decoder(
         lambda width: RootMeanSquare(width, one_more=True), padding=0, scale=math.sqrt(WIDTH)
     ),
+    # Scores of variance 0.2 (queries and keys by torch's default) under a cap that they reach.
+    "gemma 2": lambda: Decoder(RootMeanSquare, cap=0.5),
     "granite": lambda: Decoder(RootMeanSquare, scale=12.0, multiplier=0.22),
     "cohere": lambda: Decoder(MeanOffTwice, padding=0, turn=turn_neighbours),
     "olmo": lambda: Decoder(RootMeanSquare, head_norm=RootMeanSquare, behind=True),

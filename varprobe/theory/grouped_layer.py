@@ -133,7 +133,6 @@ class _Draw:
     """One set of draws, the same whenever it is made."""
 
     def __init__(self, scores: Scores, seed: int) -> None:
-        self.scale = scores.scale
         self.query, self.key = query, key = scores.streams
         pairs = query.source.pairs
         assert isinstance(pairs, GroupedPairs)
@@ -177,7 +176,7 @@ class _Draw:
         slopes = self._reach_values(drawn, value)
         dropped = self.weights.drop_back(slopes)
         softened = self.weights.soften_back(dropped)
-        scores = softened * self.scale
+        scores = self.weights.reach_products(softened)
         to_query = torch.zeros_like(self.q)
         for tile in self.tiles:
             part = scores[..., tile.rows, tile.keys] @ self.k[..., tile.keys, :]
@@ -221,7 +220,7 @@ class _Draw:
             sums = self._sum_groups(joint, [(part[:, s], part[:, t]) for part in binned])
             same = self._sum_alone(joint, s, t, reached)
             part = groups.average(groups.deal((sums + sums.mT) / 2), same)
-            found.append(part * (level * self.scale**2))
+            found.append(part * (level * self.weights.gain))
         pairs = torch.stack([found[2], (found[0] + found[1]) / 2])
         pairs[1].diagonal().clamp_min_(0)
         return pairs

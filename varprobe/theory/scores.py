@@ -17,6 +17,7 @@ from torch import Tensor
 from varprobe.errors import MissingRuleError
 from varprobe.theory.fluctuations import Spread
 from varprobe.theory.layout import Layout
+from varprobe.theory.pointwise import differentiate
 from varprobe.theory.standing import Standing
 from varprobe.theory.streams import Stream
 
@@ -55,6 +56,34 @@ class Level:
         return Spread(kernel=self.kernel)
 
 
+@dataclass(frozen=True)
+class Bend:
+    """A function of scaled products, as the tanh that caps scores.
+
+    Parameters
+    ----------
+    function : callable
+        Elementwise.
+    scale : float
+        Factor of the products in front of it.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    scale: float
+
+    def apply(self, products: Tensor) -> Tensor:
+        """Return the function of the products."""
+        return self.function(products * self.scale)
+
+    def slope(self, products: Tensor) -> Tensor:
+        """Return its derivative by them."""
+        return differentiate(self.function, products * self.scale) * self.scale
+
+    def steepen(self) -> Bend:
+        """Return the squared derivative in place of the function."""
+        return Bend(lambda x: (differentiate(self.function, x) * self.scale).square(), self.scale)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scores:
     """Q Kᵀ scale + bias, or its softmax.
@@ -72,6 +101,8 @@ class Scores:
         alike; -inf where a key is hidden.
     scale : float
         Factor of the scores.
+    bend : Bend or None
+        What was done to the products before.
     softened : bool
         Whether the array holds the weights, behind the softmax.
     keep : float
@@ -86,6 +117,7 @@ class Scores:
     streams: tuple[Stream, Stream]
     bias: Tensor | None = None
     scale: float = 1.0
+    bend: Bend | None = None
     softened: bool = False
     keep: float = 1.0
     standing: Standing
@@ -155,8 +187,11 @@ class Weights:
         generator: torch.Generator,
         rows: Tensor | None = None,
     ) -> None:
-        self.scale = scores.scale
-        self.scores = (query @ key.mT).mul_(scores.scale)
+        self.scale, bend = scores.scale, scores.bend
+        products = query @ key.mT
+        self.slopes = None if bend is None else bend.slope(products)
+        self.scores = products if bend is None else bend.apply(products)
+        self.scores.mul_(scores.scale)
         if scores.bias is not None:
             bias = scores.bias if rows is None else _take_rows(scores.bias, rows)
             self.scores = self.scores + _deal(bias, *self.scores.shape[:3:2])
@@ -171,6 +206,19 @@ class Weights:
     def passed(self) -> Tensor:
         """The weights behind the dropout."""
         return self.soft if self.kept is None else self.soft * self.kept
+
+    def reach_products(self, softened: Tensor) -> Tensor:
+        """Return the gradient of the products, given that of the scores."""
+        reached = softened * self.scale
+        return reached if self.slopes is None else reached.mul_(self.slopes)
+
+    @property
+    def gain(self) -> float:
+        """Mean squared derivative of scores by products, where weights are."""
+        if self.slopes is None:
+            return self.scale**2
+        shares = self.soft.square()
+        return self.scale**2 * float((shares * self.slopes.square()).sum() / shares.sum())
 
     def drop_back(self, gradient: Tensor) -> Tensor:
         """Return the gradient below the dropout."""

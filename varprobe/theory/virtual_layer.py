@@ -252,7 +252,7 @@ class _Draw:
         slopes = dy @ self.v.mT
         dropped = self.weights.drop_back(slopes)
         softened = self.weights.soften_back(dropped)
-        scores = softened * layer.weights.scale
+        scores = self.weights.reach_products(softened)
         return Back(
             self._return(self.query, 0, scores @ self.k, 1),
             self._return(self.key, 1, scores.mT @ self.q, heads // self.key.heads),

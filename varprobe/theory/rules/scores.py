@@ -20,7 +20,7 @@ from varprobe.theory.law import Downstream, Known, Law, Step, Value
 from varprobe.theory.rules.attention import gather, multiply, read_bias
 from varprobe.theory.rules.registry import Rule, rule
 from varprobe.theory.rules.shape import COPIES, PERMUTATIONS, VIEWS, result_shape
-from varprobe.theory.scores import Scores, ScoresGradient
+from varprobe.theory.scores import Bend, Scores, ScoresGradient
 
 aten = torch.ops.aten
 
@@ -142,6 +142,22 @@ def add(x: Value | float, y: Value | float, alpha: float = 1.0) -> Step:
     if before and alpha != 1.0:
         raise MissingRuleError("scores with a factor in a sum")
     return _pass(scores.add(_read_array(bias, scores) * alpha), before=before)
+
+
+@SCORE_RULES.register(aten.tanh, aten.tanh_)
+def cap(x: Value) -> Step:
+    """Return the tanh of scores, which keeps them from growing (Gemma 2)."""
+    if not isinstance(x, Scores) or x.bias is not None or x.bend is not None:
+        raise MissingRuleError("a tanh of something else than scaled products")
+    _check_plain(x)
+    bend = Bend(torch.tanh, x.scale)
+    bent = replace(x, bend=bend, scale=1.0)
+
+    def backward(gradient: ScoresGradient) -> Sequence[Downstream]:
+        steep = bent.measure(replace(bent, bend=bend.steepen())).mean / bend.scale**2
+        return [replace(gradient, level=gradient.level.times(math.sqrt(steep)))]
+
+    return Step(bent, backward)
 
 
 @SCORE_RULES.register(aten.masked_fill, aten.masked_fill_)
