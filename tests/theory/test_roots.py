@@ -55,6 +55,15 @@ def test_a_branch_scatters_with_its_stream_unless_a_norm_begins_it(norm):
     assert prediction.find(Site(module="5")).log_std == pytest.approx(measured, rel=0.2)
 
 
+def test_one_sample_has_nothing_in_common_with_others():
+    def build():
+        return nn.Sequential(nn.Linear(64, 64), Block(nn.Identity), Block(nn.LayerNorm))
+
+    prediction = vp.predict(build, torch.randn(1, 64), init="kaiming_normal", draws=0)
+    assert not prediction.unsupported
+    assert all(0 <= row.log_std < 10 for row in prediction)
+
+
 class PostActivation(nn.Module):
     """A bottleneck around a shortcut, and a ReLU on the sum."""
 

@@ -165,9 +165,9 @@ class Mixture:
 
 
 def average_apart(pairs: Pairs) -> float:
-    """Return the mean over pairs of different (sample, position)."""
+    """Return the mean over pairs of different (sample, position), 0 if there are none."""
     alone = pairs.samples * float(pairs.second_moments.sum(dtype=torch.float64))
-    return (pairs.total() - alone) / (pairs.size * (pairs.size - 1))
+    return (pairs.total() - alone) / max(1, pairs.size * (pairs.size - 1))
 
 
 def scatter_units(pairs: Pairs, gram: float, units: int) -> float:
