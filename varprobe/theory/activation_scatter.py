@@ -90,7 +90,7 @@ class Activation:
         """
         value, squared = self._series(factor), self._series(square)
         second = max(expect_at(square, self.scale, self.mean), TINY)
-        alike = Mixture.of(signal).correlations.square()
+        alike = Mixture.sample(signal).correlations.square()
         paired = squared.values / second**2 * (1 + 2 * (alike + spread.gram))
         noise = self.mixture.average_all(3 * squared.at_one / second**2 - 1, paired - 1)
         ratio = (value.values / second).square()

@@ -136,24 +136,31 @@ class Mixture:
     diagonal: float
 
     @classmethod
+    def sample(cls, pairs: Pairs) -> Mixture:
+        """Take the pairs of some positions."""
+        values, scales, shares = pairs.sample_pairs(MOST_POSITIONS)
+        weights = shares / shares.sum() if shares.any() else shares
+        return cls((values / scales).clamp(-1, 1), weights, 1 / pairs.size)
+
+    @classmethod
     def of(cls, pairs: Pairs) -> Mixture:
-        """Sample the pairs of positions, and give them mean and scatter of all pairs.
+        """Take those of some, and give them mean and scatter of all.
 
         Some correlations of random sign have a mean of their own, and what φ² of two positions have
-        in common goes with it.
+        in common goes with it; averages of squares do without.
         """
-        values, scales, shares = pairs.sample_pairs(MOST_POSITIONS)
-        if not shares.any():
-            return cls((values / scales).clamp(-1, 1), shares, 1 / pairs.size)
-        weights = shares / shares.sum()
-        correlations = values / scales
+        found = cls.sample(pairs)
+        if not found.weights.any():
+            return found
         moments = pairs.second_moments.double()
         alike = pairs.scale(torch.where(moments > 0, moments.rsqrt(), 0.0))
-        mean, square = average_apart(alike), average_apart(alike.map(torch.square))
-        centred = correlations - correlations @ weights
-        sampled = float(centred.square() @ weights)
+        # On the diagonal are ones, but where there is nothing.
+        alone, apart = pairs.samples * int(moments.count_nonzero()), pairs.size * (pairs.size - 1)
+        mean, square = ((a.total() - alone) / apart for a in (alike, alike.map(torch.square)))
+        centred = found.correlations - found.correlations @ found.weights
+        sampled = float(centred.square() @ found.weights)
         stretch = math.sqrt(max(0.0, square - mean**2) / sampled) if sampled > ROUNDING**2 else 1.0
-        return cls((mean + stretch * centred).clamp(-1, 1), weights, 1 / pairs.size)
+        return replace(found, correlations=(mean + stretch * centred).clamp(-1, 1))
 
     def average(self, values: Tensor) -> float:
         """Return the mean over pairs of different (sample, position)."""
@@ -183,7 +190,7 @@ def realize(spread: Spread, pairs: Pairs, units: int) -> Spread:
     """Return the spread of the Gram matrix that ``units`` Gaussian samples really have."""
     if spread.own == 0:
         return spread
-    correlations = Mixture.of(pairs)
+    correlations = Mixture.sample(pairs)
     noise = 1 + correlations.average(correlations.correlations.square())
     deviation = math.sqrt(math.log1p(spread.own))
     return replace(
@@ -291,7 +298,7 @@ def sum_products(gradient: Pairs, inputs: Pairs) -> float:
 
 def _loosen(spread: Spread, pairs: Pairs) -> float:
     """Return the scatter of the off-diagonal Gram entries that does not come with the trace."""
-    alike = Mixture.of(pairs)
+    alike = Mixture.sample(pairs)
     return max(0.0, spread.gram - spread.kernel * alike.average(alike.correlations.square()))
 
 

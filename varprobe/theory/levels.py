@@ -20,7 +20,8 @@ def weigh_together(passed: Tensor, value: float, pairs: Tensor) -> float:
     pairs : Tensor
         Of the outputs, (2, P, P).
     """
-    alone = value * float(passed.square().sum(-1).mean())
+    flat = passed.flatten()
+    alone = value * float(flat @ flat) * passed.shape[-1] / len(flat)
     return max(0.0, 1 - alone / max(float(pairs[1].diagonal().mean()), 1e-300))
 
 

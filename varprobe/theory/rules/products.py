@@ -206,7 +206,7 @@ def _multiply_spreads(x: Law, y: Law) -> Spread:
     # Both read the same array below, and scatter with it together.
     shared = 2 * math.sqrt(x.field_spread.kernel * y.field_spread.kernel)
     below = (1 + first.kernel) * (1 + second.kernel) - 1 + shared
-    alike = Mixture.of(x.pairs), Mixture.of(y.pairs)
+    alike = Mixture.sample(x.pairs), Mixture.sample(y.pairs)
     joint = alike[0].correlations.square() * alike[1].correlations.square()
     noise = 4 * alike[0].average_all(1.0, joint) / x.features
     gram = alike[0].average(

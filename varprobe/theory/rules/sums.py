@@ -170,7 +170,7 @@ def _join_spreads(x: Law, y: Law, alpha: float, branches: tuple[Spread, Spread])
     total = max(sum(sizes), 1e-300)
     first, second = (size / total for size in sizes)
     squares = list(zip((first**2, second**2), (x.spread, y.spread), strict=True))
-    alike = Mixture.of(x.pairs), Mixture.of(y.pairs)
+    alike = Mixture.sample(x.pairs), Mixture.sample(y.pairs)
     product = alike[0].average_all(1.0, alike[0].correlations * alike[1].correlations)
     own = sum(square * spread.own for square, spread in squares)
     return Spread(
