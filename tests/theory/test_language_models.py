@@ -226,3 +226,22 @@ def test_a_bias_of_each_head_reaches_long_sequences(monkeypatch):
     for row, told in zip(found, expected, strict=True):
         allowed = 0.1 if row.site.signal == "activation" else 0.2
         assert row.second_moment == pytest.approx(told.second_moment, rel=allowed, abs=1e-9), row
+
+
+class Masked(nn.Module):
+    """Tokens that a mask hides, of which there are none here."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        hidden = torch.zeros(x.shape[:2], dtype=torch.bool)
+        return self.layer(x).masked_fill(hidden[..., None], 0.0)
+
+
+def test_a_mask_that_hides_nothing_changes_nothing():
+    prediction = vp.predict(Masked, torch.randn(3, SITES, WIDTH), draws=0)
+    assert not prediction.unsupported
+    rows = [prediction.find(vp.Site(module=module)) for module in ("layer", "")]
+    assert rows[0].second_moment == rows[1].second_moment

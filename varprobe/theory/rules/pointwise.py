@@ -200,7 +200,8 @@ def _as_number(value: Known) -> Tensor:
     numbers = value.tensor.detach()
     # A buffer of zeros is the number 0.
     if numbers.numel() and bool((numbers == numbers.reshape(-1)[0]).all()):
-        return numbers.reshape(-1)[0].double().cpu()
+        number = numbers.reshape(-1)[0].cpu()
+        return number if number.dtype == torch.bool else number.double()
     raise MissingRuleError("a tensor with numbers of its own in a pointwise operation")
 
 
