@@ -245,3 +245,22 @@ def test_a_mask_that_hides_nothing_changes_nothing():
     assert not prediction.unsupported
     rows = [prediction.find(vp.Site(module=module)) for module in ("layer", "")]
     assert rows[0].second_moment == rows[1].second_moment
+
+
+class Contrast(nn.Module):
+    """CLIP's: what is compared is scaled by the exponential of a number that is learned."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, WIDTH)
+        self.log_scale = nn.Parameter(torch.ones([]) * math.log(2))
+
+    def forward(self, x):
+        return self.layer(x) * self.log_scale.exp()
+
+
+def test_a_function_of_a_learned_number_scales():
+    prediction = vp.predict(Contrast, torch.randn(3, WIDTH))
+    rows = [prediction.find(vp.Site(module=module)) for module in ("layer", "")]
+    assert rows[1].second_moment == pytest.approx(4 * rows[0].second_moment)
+    assert not {row.status for row in prediction} & {"unknown", "tainted"}

@@ -190,7 +190,9 @@ def _apply_to_constant(call: _Call) -> Step:
     slope = float(differentiate(lambda value: call.run([value]), mean)[0])
     output = replace(weight, law=WeightLaw.constant(float(call.run([mean])[0])))
 
-    def backward(gradient: WeightGradient) -> Sequence[Downstream]:
+    def backward(gradient: Downstream) -> Sequence[Downstream]:
+        if not isinstance(gradient, WeightGradient):
+            raise MissingRuleError("a parameter that is read as an array")
         return [replace(gradient, second_moment=gradient.second_moment * slope**2)]
 
     return Step(output, backward)
